@@ -1,0 +1,1 @@
+"""Guides (inference networks), one family a file, the same files for Pyro and for NumPyro."""

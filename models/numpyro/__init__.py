@@ -1,0 +1,6 @@
+"""Generative models in NumPyro."""
+
+from models.numpyro.hierarchical import HierarchicalVAE
+from models.numpyro.vae import VAE
+
+__all__ = ["VAE", "HierarchicalVAE"]

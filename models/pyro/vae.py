@@ -1,0 +1,63 @@
+r"""The variational autoencoder's generative model (Kingma & Welling 2014; Rezende et al. 2014).
+
+.. math:: p(x, z_1) = N(z_1; 0, I)\; p(x | f(z_1))
+"""
+
+from __future__ import annotations
+
+__all__ = ["VAE"]
+
+from collections.abc import Sequence
+
+import pyro
+from torch import Tensor, nn
+
+from ppl_vae.architecture import Architecture, check_batch
+from ppl_vae.pyro.bind import bind
+from ppl_vae.pyro.distributions import standard_normal
+from ppl_vae.pyro.likelihoods import Likelihood
+from ppl_vae.pyro.nets import decoder
+
+
+class VAE(nn.Module):
+    """One latent vector under a standard normal, one net to the image.
+
+    Trained with KL weight 0 it is the plain autoencoder; with beta above 1, the beta-VAE.
+
+    Args:
+        x_shape: (channels, height, width).
+        latent: size of z1.
+        hidden: widths from the data up; the decoder runs through them backwards. Channels where
+            `net` is "conv".
+        net: "mlp" or "conv".
+        activation: see `ppl_vae.architecture`.
+        likelihood: "bernoulli", "discretized_logistic" or "normal".
+        batch_norm: in the decoder, and in guides unless they are told otherwise.
+    """
+
+    def __init__(
+        self,
+        x_shape: Sequence[int],
+        latent: int = 50,
+        hidden: Sequence[int] = (200, 200),
+        net: str = "mlp",
+        activation: str = "tanh",
+        likelihood: str = "bernoulli",
+        batch_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        self.x_shape = tuple(x_shape)
+        self.latents = (latent,)
+        self.architecture = Architecture(tuple(hidden), len(hidden), net, activation, batch_norm)
+        self.likelihood = Likelihood(likelihood)
+        self.decoder = decoder(
+            latent, self.x_shape, hidden, self.architecture, self.likelihood.num_parameters
+        )
+
+    def forward(self, x: Tensor | None = None, *, n: int | None = None) -> Tensor:
+        """Images (n, c, h, w): `x`, or n generated ones."""
+        n = check_batch(x, n, self.x_shape)
+        with bind("model", self) as net, pyro.plate("data", n):
+            prior = standard_normal(n, net.latents, like=next(net.parameters()))
+            z = pyro.sample("z1", prior)
+            return pyro.sample("x", net.likelihood(net.decoder(z)), obs=x)

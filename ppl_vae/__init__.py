@@ -1,0 +1,1 @@
+"""Hierarchical variational autoencoders as probabilistic programs, in Pyro and in NumPyro."""

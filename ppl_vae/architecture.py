@@ -1,0 +1,87 @@
+"""What a model's nets and a guide's nets have in common, so that a guide can take after its model."""
+
+from __future__ import annotations
+
+__all__ = ["Architecture", "check_batch"]
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+from ppl_vae.errors import UsageError, nearest
+
+ACTIVATIONS = ("leaky_relu", "relu", "tanh", "elu", "gelu", "silu")
+NETS = ("mlp", "conv")
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Sizes and choices of nets.
+
+    Args:
+        hidden: widths, from the data up. With one latent site these are the layers of its net;
+            with several, one width a site, each net `layers` deep.
+        layers: layers of each net of a hierarchy.
+        net: "mlp" or "conv"; a convolutional net takes `hidden` as channels, halving the image's
+            sides at each. In a hierarchy only the net that touches the image is convolutional.
+        activation: one of leaky_relu, relu, tanh, elu, gelu, silu.
+        batch_norm: normalisation before each activation.
+    """
+
+    hidden: tuple[int, ...] = (200, 200)
+    layers: int = 2
+    net: str = "mlp"
+    activation: str = "leaky_relu"
+    batch_norm: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hidden", tuple(int(width) for width in self.hidden))
+        if not self.hidden or min(self.hidden) < 1:
+            raise UsageError(f"hidden: expected widths of at least 1, came {self.hidden}")
+        if self.layers < 1:
+            raise UsageError(f"layers: expected at least 1, came {self.layers}")
+        for name, value, known in (
+            ("activation", self.activation, ACTIVATIONS),
+            ("net", self.net, NETS),
+        ):
+            if value not in known:
+                raise UsageError(f"{name}: unknown {value!r}: {nearest(value, known)}")
+
+    @classmethod
+    def of(cls, model: Any, num_sites: int, **changes: Any) -> Self:
+        """The architecture of `model`, or a default of fitting depth, with what is not None changed."""
+        default = cls(hidden=(200, 200) if num_sites == 1 else (200,) * num_sites)
+        given = {name: value for name, value in changes.items() if value is not None}
+        return replace(getattr(model, "architecture", default), **given)
+
+    def widths(self, num_sites: int) -> tuple[tuple[int, ...], ...]:
+        """Layer widths of each site's net, from z1 (nearest the data) up.
+
+        >>> Architecture(hidden=(64, 32), layers=2).widths(2)
+        ((64, 64), (32, 32))
+        """
+        if num_sites == 1:
+            return (self.hidden,)
+        if len(self.hidden) != num_sites:
+            raise UsageError(
+                f"hidden: expected one width a latent site ({num_sites}), came {self.hidden}: "
+                "list them from z1, nearest the data, up"
+            )
+        return tuple((width,) * self.layers for width in self.hidden)
+
+
+def check_batch(x: Any, n: int | None, x_shape: Sequence[int]) -> int:
+    """Number of images of a call `model(x=None, *, n=None)`; UsageError where shapes are wrong."""
+    if x is None:
+        if n is None or n < 1:
+            raise UsageError(f"model: expected images x, or n >= 1 to generate, came n={n}")
+        return n
+    if len(x.shape) != len(x_shape) + 1 or tuple(x.shape[1:]) != tuple(x_shape):
+        expected = ", ".join(str(side) for side in x_shape)
+        raise UsageError(
+            f"x: expected images of shape (n, {expected}), came {tuple(x.shape)}: "
+            "reshape them, or build the model with their x_shape"
+        )
+    if n is not None and n != x.shape[0]:
+        raise UsageError(f"n: expected {x.shape[0]}, the number of images in x, came {n}")
+    return int(x.shape[0])

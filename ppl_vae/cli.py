@@ -1,0 +1,159 @@
+"""The command line: `ppl-vae list | train | evaluate | sample | reconstruct | compare`.
+
+Arguments and errors only; what the verbs do stands in `ppl_vae.commands`. Results go to standard
+output, progress and errors to standard error. A mistake of the user's is one line and exit status 2,
+an interruption 130; anything else is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+__all__ = ["main"]
+
+import argparse
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ppl_vae.errors import TrainingError, UsageError
+
+PPLS = ("pyro", "numpyro")
+WEIGHTS = ("best", "last", "ema")
+BATCH_NORM = ("running", "batch", "recomputed")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and give its exit status."""
+    try:
+        args = _parser().parse_args(argv)
+        from ppl_vae import commands
+
+        getattr(commands, args.verb)(args)
+        sys.stdout.flush()
+    except (UsageError, TrainingError) as error:
+        return _fail(str(error))
+    except BrokenPipeError:  # the reader of the output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        return _fail(_of_files(error))
+    except KeyboardInterrupt as stop:
+        print(f"ppl-vae: {str(stop) or 'stopped'}", file=sys.stderr)
+        return 130
+    return 0
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that fails in one line, as everything else here does."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def _fail(message: str) -> int:
+    print(f"ppl-vae: error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def _of_files(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    reason = error.strerror or str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return (
+            f"{where}{reason}: make room and run again with --resume; "
+            "what was written before is whole"
+        )
+    return f"{where}{reason}: check the path and its permissions"
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="ppl-vae",
+        description="Hierarchical variational autoencoders in Pyro and in NumPyro.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"ppl-vae {_version()}")
+    verbs = parser.add_subparsers(dest="verb", metavar="COMMAND", required=True)
+    _verb(verbs, "list", "recipes, data sets, models and guides that are there")
+    _train(verbs)
+    _evaluate(verbs)
+    _draws(verbs)
+    compare = _verb(verbs, "compare", "put evaluated runs side by side")
+    compare.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="runs, or folders of runs")
+    compare.add_argument("--out", type=Path, metavar="FOLDER", help="draw the comparison there")
+    compare.add_argument("--markdown", action="store_true", help="tables for a page")
+    return parser
+
+
+def _train(verbs: Any) -> None:
+    train = _verb(verbs, "train", "train a recipe into a run's folder")
+    train.add_argument(
+        "recipe", nargs="?", metavar="RECIPE", help="a name (see ppl-vae list) or a YAML file"
+    )
+    train.add_argument("--out", type=Path, metavar="RUN", help="the run's folder (runs/RECIPE)")
+    train.add_argument("--ppl", choices=PPLS, help="pyro unless told otherwise")
+    train.add_argument("--resume", action="store_true", help="go on with what stands in RUN")
+    train.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
+        help="change the recipe, such as training.epochs=50; may be repeated",
+    )  # fmt: skip
+    train.add_argument(
+        "--sweep", action="append", default=[], metavar="KEY=V1,V2",
+        help="one run for each value (each combination, if repeated), in a folder of runs",
+    )  # fmt: skip
+
+
+def _evaluate(verbs: Any) -> None:
+    evaluate = _verb(verbs, "evaluate", "likelihood, divergence by site and active units of a run")
+    _of_run(evaluate)
+    evaluate.add_argument("--samples", type=_count, metavar="K", help="importance samples an image")
+    evaluate.add_argument(
+        "--images", type=_count, metavar="N", help="the first N of the test split (the recipe's say)"
+    )
+    evaluate.add_argument("--json", action="store_true", help="one JSON object as the last line")
+
+
+def _draws(verbs: Any) -> None:
+    sample = _verb(verbs, "sample", "draw images from a run's prior")
+    _of_run(sample)
+    sample.add_argument("--temperature", type=float, default=1.0, help="scale of the prior's noise")
+    reconstruct = _verb(verbs, "reconstruct", "test images beside their reconstructions")
+    _of_run(reconstruct)
+    for verb, count in ((sample, 64), (reconstruct, 20)):
+        verb.add_argument("--count", type=_count, default=count, metavar="N", help="how many images")
+        verb.add_argument(
+            "--out", type=Path, metavar="FILE", help="a .png picture, or .npz for the numbers"
+        )
+
+
+def _of_run(verb: argparse.ArgumentParser) -> None:
+    """What every command on a finished run takes."""
+    verb.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
+    verb.add_argument("--ppl", choices=PPLS, help="the one that it was trained in, unless told")
+    verb.add_argument("--weights", choices=WEIGHTS, default="best", help="which (best)")
+    verb.add_argument(
+        "--batch-norm", choices=BATCH_NORM, default="running",
+        help="statistics that batch norm uses (running)",
+    )  # fmt: skip
+    verb.add_argument("--seed", type=int, default=0, help="of the draws (0)")
+
+
+def _verb(verbs: Any, name: str, text: str) -> Parser:
+    verb: Parser = verbs.add_parser(name, help=text, description=text, allow_abbrev=False)
+    verb.set_defaults(verb=name)
+    return verb
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, came {text!r}")
+    return int(text)
+
+
+def _version() -> str:
+    try:
+        return metadata.version("ppl-vae")
+    except metadata.PackageNotFoundError:
+        return "(not installed)"

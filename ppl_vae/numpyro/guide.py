@@ -1,0 +1,172 @@
+r"""A guide is an effect handler over its model: it answers each latent site with a posterior.
+
+.. math:: q(z | x) = \prod_l q(z_l | z_{>l}, x)
+
+The sites come in the model's own order, so the divergence of each site may be taken in closed form
+(the mean-field condition of TraceMeanField_ELBO), and one pass gives the model's and the guide's
+traces alike.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Guide", "Site", "data_shape", "latent_sites"]
+
+from abc import abstractmethod
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from flax import nnx
+from numpyro import handlers
+from numpyro.primitives import Messenger
+
+from ppl_vae.numpyro.bind import bind
+from ppl_vae.numpyro.distributions import unwrapped
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A latent site as a guide sees it.
+
+    Attributes:
+        name: "z1" (nearest the data) to "zL" (top).
+        prior: the model's distribution given the latents above, unwrapped: `site.prior.loc` works.
+        event_shape: of one draw.
+        context: what the program lets a posterior look at (`infer={"context": h}`), or None.
+    """
+
+    name: str
+    prior: Any
+    event_shape: tuple[int, ...]
+    context: Any
+
+
+class Guide(nnx.Module):
+    """Base of every guide that composes with any model; write `posterior`, and `encode` if needed.
+
+    `guide(x)` runs the model under the guide and returns its latent values. It is a stock NumPyro
+    guide too: SVI, Predictive, RenyiELBO and TraceMeanField_ELBO take the pair.
+
+    Args:
+        model: a program called as `model(x=None, *, n=None)`. Held by reference, outside the
+            guide's own parameters; copying the guide does not copy it.
+        name: of the guide's parameters among the program's sites.
+
+    Attributes:
+        sites: {name: event shape} of the model's latents, in the model's order (top first).
+    """
+
+    def __init__(self, model: Callable[..., Any], *, name: str = "guide") -> None:
+        # A function is a leaf without parameters to NNX, so the model stays outside the pytree.
+        self._model = lambda: model
+        self.name = name
+        self.sites = nnx.static(latent_sites(model))
+
+    @property
+    def model(self) -> Callable[..., Any]:
+        return self._model()
+
+    def encode(self, x: Any) -> Any:
+        """What the data says, read once for all sites; handed to `posterior` as `features`."""
+        return x
+
+    @abstractmethod
+    def posterior(self, site: Site, features: Any) -> Any:
+        """Distribution of `site` given the data and the latents above it, batch shape (n, …)."""
+
+    def __call__(self, x: Any = None, *args: Any, features: Any = None, **kwargs: Any) -> Any:
+        """Latent values {site: (n, …)} drawn from the posterior of images `x`.
+
+        `features`: what `encode(x)` gave, where it is known already.
+        """
+        sites = self.answer(x, *args, features=features, **kwargs)
+        return {name: site["value"] for name, site in sites.items() if name in self.sites}
+
+    def answer(self, x: Any = None, *args: Any, features: Any = None, **kwargs: Any) -> Any:
+        """One pass: the model's sample sites, a latent's `fn` its posterior, `prior` beside it."""
+        with bind(self.name, self) as guide:
+            known = guide.encode(x) if features is None else features
+            answer = Answer(guide, known)
+            with answer:
+                self.model(x, *args, **kwargs)
+        return answer.recorded
+
+
+class Answer(Messenger):
+    """The handler: puts a guide's posterior in the place of each latent site's prior."""
+
+    def __init__(self, guide: Guide, features: Any) -> None:
+        super().__init__()
+        self.guide = guide
+        self.features = features
+        self.recorded: OrderedDict[str, dict[str, Any]] = OrderedDict()
+
+    def process_message(self, msg: Any) -> None:
+        if msg["type"] != "sample":
+            return
+        if msg["is_observed"]:
+            # It belongs to the model alone: a tracing handler around the guide must not count it.
+            msg["stop"] = True
+            return
+        prior, infer = msg["fn"], msg["infer"]
+        site = Site(msg["name"], unwrapped(prior), prior.event_shape, infer.get("context"))
+        posterior = self.guide.posterior(site, self.features)
+        missing = prior.event_dim - posterior.event_dim
+        if missing:
+            posterior = posterior.to_event(missing)
+        if posterior.batch_shape != prior.batch_shape:
+            posterior = posterior.expand(prior.batch_shape)
+        msg["infer"] = {**infer, "prior": prior}
+        msg["fn"] = posterior
+
+    def postprocess_message(self, msg: Any) -> None:
+        if msg["type"] == "sample":
+            self.recorded[msg["name"]] = msg.copy()
+
+
+def latent_sites(model: Callable[..., Any]) -> dict[str, tuple[int, ...]]:
+    """{name: event shape} of the model's latent sites, in its own order: top first, z1 last."""
+    return {
+        name: tuple(site["fn"].event_shape)
+        for name, site in _generate_one(model).items()
+        if site["type"] == "sample" and name != "x"
+    }
+
+
+def data_shape(model: Callable[..., Any]) -> tuple[int, ...]:
+    """Shape of one datum, the site "x" without its batch: (channels, height, width) of an image."""
+    shape = getattr(model, "x_shape", None)
+    return tuple(shape or _generate_one(model)["x"]["value"].shape[1:])
+
+
+def _generate_one(model: Callable[..., Any]) -> Any:
+    traced = handlers.trace(handlers.seed(model, jax.random.key(0)))
+    with quiet(model):
+        return traced.get_trace(n=1)
+
+
+@contextmanager
+def quiet(*modules: Any) -> Iterator[None]:
+    """The modules among the arguments in evaluation mode, put back as they were afterwards."""
+    norms = [
+        part
+        for module in modules
+        if isinstance(module, nnx.Module)
+        for _, part in nnx.iter_graph(module)
+        if isinstance(part, nnx.BatchNorm | nnx.Dropout)
+    ]
+    modes = [(part, name, getattr(part, name)) for part in norms for name in _modes(part)]
+    for part, name, _ in modes:
+        setattr(part, name, True)
+    try:
+        yield
+    finally:
+        for part, name, mode in modes:
+            setattr(part, name, mode)
+
+
+def _modes(part: Any) -> list[str]:
+    return [name for name in ("use_running_average", "deterministic") if hasattr(part, name)]

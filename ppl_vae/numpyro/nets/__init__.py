@@ -1,0 +1,49 @@
+"""Nets in Flax NNX; `ppl_vae.pyro.nets` has the same names and attributes in torch."""
+
+from ppl_vae.numpyro.nets.conv import ConvDecoder, ConvEncoder
+from ppl_vae.numpyro.nets.gaussian import GaussianHead
+from ppl_vae.numpyro.nets.mlp import MLP
+
+__all__ = ["MLP", "ConvDecoder", "ConvEncoder", "GaussianHead", "decoder", "encoder"]
+
+from collections.abc import Sequence
+
+from flax import nnx
+
+from ppl_vae.architecture import Architecture
+
+
+def encoder(
+    x_shape: Sequence[int], widths: Sequence[int], architecture: Architecture, *, rngs: nnx.Rngs
+) -> nnx.Module:
+    """Net from images (n, c, h, w) to features (n, `out_features`)."""
+    if architecture.net == "conv":
+        return ConvEncoder(
+            x_shape, widths, architecture.activation, architecture.batch_norm, rngs=rngs
+        )
+    num_inputs = x_shape[0] * x_shape[1] * x_shape[2]
+    return MLP(num_inputs, widths, architecture.activation, architecture.batch_norm, rngs=rngs)
+
+
+def decoder(
+    num_inputs: int,
+    x_shape: Sequence[int],
+    widths: Sequence[int],
+    architecture: Architecture,
+    num_parameters: int,
+    *,
+    rngs: nnx.Rngs,
+) -> nnx.Module:
+    """Net from a latent (n, `num_inputs`) to a likelihood's parameters (n, num_parameters·c, h, w)."""
+    from ppl_vae.numpyro.nets.mlp import MLPDecoder
+
+    kind = ConvDecoder if architecture.net == "conv" else MLPDecoder
+    return kind(
+        num_inputs,
+        x_shape,
+        tuple(reversed(widths)),
+        num_parameters,
+        architecture.activation,
+        architecture.batch_norm,
+        rngs=rngs,
+    )

@@ -1,0 +1,200 @@
+r"""The evidence lower bound by sites, and the functions of it that training maximises.
+
+.. math:: ELBO = E_q[\log p(x | z)] - \sum_l E_q[KL_l]
+
+One pass gives, for every datum, the log likelihood and each site's divergence; the loss is a
+function of these terms, and the same terms are logged.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Objective", "Terms", "traces"]
+
+import math
+import warnings
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from numpyro import handlers
+from numpyro.distributions.kl import kl_divergence
+from numpyro.distributions.util import scale_and_mask
+from numpyro.infer import TraceMeanField_ELBO
+
+from ppl_vae.numpyro.bind import StateRecorder
+from ppl_vae.numpyro.guide import Guide
+from ppl_vae.settings import ObjectiveSettings
+
+
+class Terms(NamedTuple):
+    """Per-datum terms of the bound, nats.
+
+    Attributes:
+        log_likelihood: {observed site: (n,)} of log p(x | z).
+        kl: {latent site: (n,)}, closed form or log q - log p of the one draw. A latent shared
+            by all data has shape () instead.
+    """
+
+    log_likelihood: dict[str, Array]
+    kl: dict[str, Array]
+
+    def log_weight(self, kl_weight: float | Array = 1.0) -> Array:
+        """(n,): log p(x, z) - log q(z | x) where divergences are sampled; divergences weighted."""
+        return sum(self.log_likelihood.values()) - kl_weight * sum(self.kl.values())  # type: ignore[return-value]
+
+
+class Objective(TraceMeanField_ELBO):
+    """TraceMeanField_ELBO that keeps its terms apart.
+
+    Losses are means over the batch: nats per image, lower is better. Where the guide's sites do
+    not come in the model's order the closed form would be wrong: log q - log p of the draw takes
+    its place, and a warning says so.
+
+    Args:
+        settings: weights, free bits, samples.
+        full_weight: the divergence's weight β when warm-up is over; `kl_weight` starts there.
+        num_data: size of the training set, over which a latent shared by all data is spread.
+    """
+
+    def __init__(
+        self,
+        settings: ObjectiveSettings | None = None,
+        *,
+        full_weight: float | None = None,
+        num_data: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.settings = settings or ObjectiveSettings()
+        self.kl_weight: float | Array = self.settings.beta if full_weight is None else full_weight
+        self.num_data = num_data
+        self._warned = False
+
+    def terms(
+        self, model: Any, guide: Any, x: Array, *args: Any, analytic: bool | None = None, **kw: Any
+    ) -> Terms:
+        """Terms of each image of `x` (n, c, h, w) from one draw of the guide.
+
+        Runs under the caller's `seed` and `substitute` handlers.
+        """
+        analytic = self.settings.analytic if analytic is None else analytic
+        model_trace, guide_trace = traces(model, guide, x, *args, **kw)
+        analytic = analytic and self._same_order(model_trace, guide_trace, guide)
+        n = len(x)
+        log_likelihood: dict[str, Array] = {}
+        kl: dict[str, Array] = {}
+        for name, site in model_trace.items():
+            if site["type"] != "sample":
+                continue
+            if site["is_observed"]:
+                log_prob = site["fn"].log_prob(site["value"])
+                log_likelihood[name] = per_datum(log_prob, site, n, model_trace)
+            else:
+                posterior = guide_trace[name]["fn"]
+                kl[name] = per_datum(_divergence(posterior, site, analytic), site, n, model_trace)
+        for name, site in guide_trace.items():
+            if site["type"] == "sample" and name not in model_trace:  # auxiliary
+                kl[name] = per_datum(site["fn"].log_prob(site["value"]), site, n, guide_trace)
+        return Terms(log_likelihood, kl)
+
+    def loss_of(self, terms: Terms, kl_weight: float | Array) -> Array:
+        """Loss of a batch's terms: nats per image, lower is better."""
+        log_likelihood: Any = sum(part.mean() for part in terms.log_likelihood.values())
+        divergence: Any = 0.0
+        for part in terms.kl.values():
+            mean = part.mean() if part.ndim else part / (self.num_data or 1)
+            if self.settings.free_bits:
+                mean = jnp.maximum(mean, self.settings.free_bits)
+            divergence = divergence + mean
+        return kl_weight * divergence - log_likelihood
+
+    def loss_and_terms(
+        self,
+        model: Any,
+        guide: Any,
+        x: Array,
+        *args: Any,
+        kl_weight: float | Array | None = None,
+        **kwargs: Any,
+    ) -> tuple[Array, Terms]:
+        """The loss under `kl_weight` (the objective's own if None), and the terms it was made of."""
+        weight = self.kl_weight if kl_weight is None else kl_weight
+        k = self.settings.num_samples
+        if k == 1:
+            terms = self.terms(model, guide, x, *args, **kwargs)
+            return self.loss_of(terms, weight), terms
+        many = jnp.repeat(x, k, axis=0)
+        terms = self.terms(model, guide, many, *args, analytic=False, **kwargs)
+        log_weights = terms.log_weight(weight).reshape(-1, k)
+        return math.log(k) - jax.nn.logsumexp(log_weights, axis=1).mean(), terms
+
+    def loss_with_mutable_state(
+        self, rng_key: Any, param_map: Any, model: Any, guide: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        """The loss as stock `numpyro.infer.SVI` asks for it."""
+        state = StateRecorder()
+        with state, handlers.substitute(data=param_map), handlers.seed(rng_seed=rng_key):
+            loss, _ = self.loss_and_terms(model, guide, *args, **kwargs)
+        return {"loss": loss, "mutable_state": state.values or None}
+
+    def _same_order(self, model_trace: Any, guide_trace: Any, guide: Any) -> bool:
+        if isinstance(guide, Guide):
+            return True
+        latents = [name for name in model_trace if name in guide_trace]
+        order = [name for name in guide_trace if name in model_trace]
+        same = _sample_sites(model_trace, latents) == _sample_sites(guide_trace, order)
+        if not same and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{type(guide).__name__} samples its sites in another order than the model, where "
+                "closed-form divergences would be wrong: the sampled log q - log p takes their place",
+                stacklevel=2,
+            )
+        return same
+
+
+def traces(model: Any, guide: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+    """(model trace, guide trace) of one draw: a single pass where the guide is a handler."""
+    if isinstance(guide, Guide):
+        answered = guide.answer(*args, **kwargs)
+        model_trace = {
+            name: {**site, "fn": site["infer"].get("prior", site["fn"])}
+            for name, site in answered.items()
+        }
+        guide_trace = {name: site for name, site in answered.items() if not site["is_observed"]}
+        return model_trace, guide_trace
+    guide_trace = handlers.trace(guide).get_trace(*args, **kwargs)
+    replayed = handlers.replay(model, trace=guide_trace)
+    return handlers.trace(replayed).get_trace(*args, **kwargs), guide_trace
+
+
+def per_datum(value: Any, site: Any, n: int, trace: Any) -> Any:
+    """Log probabilities of a site summed over all but the data's axis: (n,), or () if shared."""
+    scale = site["scale"]
+    if scale is not None:
+        for frame in site["cond_indep_stack"]:
+            # Subsampling is the batch mean's affair, only other scales stay.
+            plate = trace.get(frame.name)
+            full_size = plate["args"][0] if plate is not None else frame.size
+            scale = scale * frame.size / full_size
+        value = scale_and_mask(value, scale)
+    if value.shape == (n,):
+        return value
+    dims = [frame.dim for frame in site["cond_indep_stack"] if frame.size == n]
+    if not dims:
+        leading = value.ndim and value.shape[0] == n
+        return value.reshape(n, -1).sum(-1) if leading else value.sum()
+    return jnp.moveaxis(value, dims[0], 0).reshape(n, -1).sum(-1)
+
+
+def _divergence(posterior: Any, site: Any, analytic: bool) -> Any:
+    if analytic:
+        try:
+            return kl_divergence(posterior, site["fn"])
+        except NotImplementedError:
+            pass
+    return posterior.log_prob(site["value"]) - site["fn"].log_prob(site["value"])
+
+
+def _sample_sites(trace: Any, names: list[str]) -> list[str]:
+    return [name for name in names if trace[name]["type"] == "sample"]

@@ -1,0 +1,179 @@
+r"""The evidence lower bound by sites, and the functions of it that training maximises.
+
+.. math:: ELBO = E_q[\log p(x | z)] - \sum_l E_q[KL_l]
+
+One pass gives, for every datum, the log likelihood and each site's divergence; the loss is a
+function of these terms, and the same terms are logged.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Objective", "Terms", "traces"]
+
+import math
+import warnings
+from typing import Any, NamedTuple
+
+import torch
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from pyro.infer import TraceMeanField_ELBO
+from pyro.poutine.guide import GuideMessenger
+from pyro.poutine.util import prune_subsample_sites
+from torch import Tensor
+from torch.distributions import kl_divergence
+
+from ppl_vae.settings import ObjectiveSettings
+
+
+class Terms(NamedTuple):
+    """Per-datum terms of the bound, nats.
+
+    Attributes:
+        log_likelihood: {observed site: (n,)} of log p(x | z).
+        kl: {latent site: (n,)}, closed form or log q - log p of the one draw. A latent shared
+            by all data has shape () instead.
+    """
+
+    log_likelihood: dict[str, Tensor]
+    kl: dict[str, Tensor]
+
+    def log_weight(self, kl_weight: float | Tensor = 1.0) -> Tensor:
+        """(n,): log p(x, z) - log q(z | x) where divergences are sampled; divergences weighted."""
+        return sum(self.log_likelihood.values()) - kl_weight * sum(self.kl.values())  # type: ignore[return-value]
+
+
+class Objective(TraceMeanField_ELBO):
+    """TraceMeanField_ELBO that keeps its terms apart.
+
+    `objective(model, guide)` is a torch module whose forward is the loss, a mean over the batch:
+    nats per image, lower is better. Where the guide's sites do not come in the model's order the
+    closed form would be wrong: log q - log p of the draw takes its place, and a warning says so.
+
+    Args:
+        settings: weights, free bits, samples.
+        full_weight: the divergence's weight β when warm-up is over; `kl_weight` starts there.
+        num_data: size of the training set, over which a latent shared by all data is spread.
+    """
+
+    def __init__(
+        self,
+        settings: ObjectiveSettings | None = None,
+        *,
+        full_weight: float | None = None,
+        num_data: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.settings = settings or ObjectiveSettings()
+        self.kl_weight: float | Tensor = self.settings.beta if full_weight is None else full_weight
+        self.num_data = num_data
+        self._warned = False
+
+    def terms(
+        self, model: Any, guide: Any, x: Tensor, *args: Any, analytic: bool | None = None, **kw: Any
+    ) -> Terms:
+        """Terms of each image of `x` (n, c, h, w) from one draw of the guide."""
+        analytic = self.settings.analytic if analytic is None else analytic
+        model_trace, guide_trace = traces(model, guide, x, *args, **kw)
+        analytic = analytic and self._same_order(model_trace, guide_trace, guide)
+        n = len(x)
+        log_likelihood: dict[str, Tensor] = {}
+        kl: dict[str, Tensor] = {}
+        for name, site in model_trace.nodes.items():
+            if site["type"] != "sample":
+                continue
+            if site["is_observed"]:
+                log_prob = site["fn"].log_prob(site["value"])
+                log_likelihood[name] = per_datum(log_prob, site, n)
+            else:
+                posterior = guide_trace.nodes[name]["fn"]
+                kl[name] = per_datum(_divergence(posterior, site, analytic), site, n)
+        for name, site in guide_trace.nodes.items():
+            if site["type"] == "sample" and name not in model_trace.nodes:  # auxiliary
+                kl[name] = per_datum(site["fn"].log_prob(site["value"]), site, n)
+        return Terms(log_likelihood, kl)
+
+    def loss_of(self, terms: Terms, kl_weight: float | Tensor) -> Tensor:
+        """Loss of a batch's terms: nats per image, lower is better."""
+        log_likelihood: Any = sum(part.mean() for part in terms.log_likelihood.values())
+        divergence: Any = 0.0
+        for part in terms.kl.values():
+            mean = part.mean() if part.dim() else part / (self.num_data or 1)
+            if self.settings.free_bits:
+                mean = mean.clamp(min=self.settings.free_bits)
+            divergence = divergence + mean
+        return kl_weight * divergence - log_likelihood
+
+    def loss_and_terms(
+        self, model: Any, guide: Any, x: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Terms]:
+        """The loss under the present `kl_weight`, and the terms that it was made of."""
+        k = self.settings.num_samples
+        if k == 1:
+            terms = self.terms(model, guide, x, *args, **kwargs)
+            return self.loss_of(terms, self.kl_weight), terms
+        many = x.repeat_interleave(k, 0)
+        terms = self.terms(model, guide, many, *args, analytic=False, **kwargs)
+        log_weights = terms.log_weight(self.kl_weight).unflatten(0, (-1, k))
+        return math.log(k) - log_weights.logsumexp(1).mean(), terms
+
+    def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
+        return self.loss_and_terms(model, guide, *args, **kwargs)[0]
+
+    def _same_order(self, model_trace: Any, guide_trace: Any, guide: Any) -> bool:
+        if isinstance(guide, GuideMessenger):
+            return True
+        latents = [name for name in model_trace.nodes if name in guide_trace.nodes]
+        order = [name for name in guide_trace.nodes if name in model_trace.nodes]
+        same = _sample_sites(model_trace, latents) == _sample_sites(guide_trace, order)
+        if not same and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{type(guide).__name__} samples its sites in another order than the model, where "
+                "closed-form divergences would be wrong: the sampled log q - log p takes their place",
+                stacklevel=2,
+            )
+        return same
+
+
+def traces(model: Any, guide: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+    """(model trace, guide trace) of one draw: a single pass where the guide is a handler."""
+    if isinstance(guide, GuideMessenger):
+        guide(*args, **kwargs)
+        pair = guide.get_traces()
+        guide.trace = poutine.Trace()  # the activations are the pair's now, not the guide's
+        return pair
+    guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+    replayed = poutine.replay(model, trace=guide_trace)
+    model_trace = poutine.trace(replayed).get_trace(*args, **kwargs)
+    return prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
+
+
+def per_datum(value: Any, site: Any, n: int) -> Any:
+    """Log probabilities of a site summed over all but the data's axis: (n,), or () if shared."""
+    scale = site["scale"]
+    if site["mask"] is not None or not (isinstance(scale, float) and scale == 1.0):
+        for frame in site["cond_indep_stack"]:
+            # Subsampling is the batch mean's affair, only other scales stay.
+            scale = scale * frame.size / (frame.full_size or frame.size)
+        value = scale_and_mask(value, scale=scale, mask=site["mask"])
+    if value.shape == (n,):
+        return value
+    dims = [frame.dim for frame in site["cond_indep_stack"] if frame.size == n]
+    if not dims:
+        leading = value.dim() and value.shape[0] == n
+        return value.reshape(n, -1).sum(-1) if leading else value.sum()
+    return value.movedim(dims[0], 0).reshape(n, -1).sum(-1)
+
+
+def _divergence(posterior: Any, site: Any, analytic: bool) -> Any:
+    if analytic:
+        try:
+            return kl_divergence(posterior, site["fn"])
+        except NotImplementedError:
+            pass
+    return posterior.log_prob(site["value"]) - site["fn"].log_prob(site["value"])
+
+
+def _sample_sites(trace: Any, names: list[str]) -> list[str]:
+    return [name for name in names if trace.nodes[name]["type"] == "sample"]

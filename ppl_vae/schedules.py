@@ -1,0 +1,64 @@
+r"""Functions of the optimiser's step, in numpy: one epoch's values are computed at once.
+
+They import neither torch nor jax, so both PPLs train under the same numbers.
+"""
+
+from __future__ import annotations
+
+__all__ = ["kl_weight", "learning_rate", "ramp"]
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ppl_vae.settings import ObjectiveSettings, TrainingSettings
+
+Steps = NDArray[np.integer] | NDArray[np.floating]
+
+
+def ramp(steps: Steps, *, duration: float, delay: float = 0.0) -> NDArray[np.float64]:
+    r"""Linear rise from 0 to 1: clip((t - delay) / duration, 0, 1); a jump where duration is 0.
+
+    >>> ramp(np.arange(5), duration=2, delay=1).tolist()
+    [0.0, 0.0, 0.5, 1.0, 1.0]
+    """
+    since = np.asarray(steps, dtype=np.float64) - delay
+    if duration <= 0:
+        return (since >= 0).astype(np.float64)
+    return np.clip(since / duration, 0.0, 1.0)
+
+
+def kl_weight(
+    steps: Steps, settings: ObjectiveSettings, steps_per_epoch: int, full_weight: float
+) -> NDArray[np.float64]:
+    """Weight of the divergences at each step: 0 while delayed, a linear rise, then `full_weight`."""
+    return full_weight * ramp(
+        steps,
+        duration=settings.warmup_epochs * steps_per_epoch,
+        delay=settings.delay_epochs * steps_per_epoch,
+    )
+
+
+def learning_rate(
+    steps: Steps, settings: TrainingSettings, steps_per_epoch: int
+) -> NDArray[np.float64]:
+    """Learning rate at each step."""
+    epochs = np.asarray(steps, dtype=np.float64) / steps_per_epoch
+    rate = settings.learning_rate * _decay(epochs, settings)
+    if settings.lr_warmup_epochs > 0:
+        # The first step counts as 1, so that it moves something.
+        rate = rate * np.clip((epochs + 1 / steps_per_epoch) / settings.lr_warmup_epochs, 0.0, 1.0)
+    return rate
+
+
+def _decay(epochs: NDArray[np.float64], settings: TrainingSettings) -> NDArray[np.float64]:
+    if settings.schedule == "constant":
+        return np.ones_like(epochs)
+    if settings.schedule == "burda":
+        # Burda et al. 2016, section 5: 3^i passes at a rate of 10^(-i/7), i = 0..7.
+        ends = np.cumsum(3.0 ** np.arange(8))
+        stage = np.minimum(np.searchsorted(ends, epochs, side="right"), 7)
+        return 10.0 ** (-stage / 7)
+    assert settings.decay_epochs is not None  # held by TrainingSettings
+    done = np.clip(epochs / settings.decay_epochs, 0.0, 1.0)
+    left = 1.0 - done if settings.schedule == "linear" else 0.5 * (1.0 + np.cos(np.pi * done))
+    return settings.final_fraction + (1.0 - settings.final_fraction) * left

@@ -1,0 +1,152 @@
+"""What training is told: typed, checked at construction, written into every run."""
+
+from __future__ import annotations
+
+__all__ = ["ObjectiveSettings", "TrainingSettings"]
+
+from dataclasses import dataclass, fields
+from typing import Any, Literal, Self
+
+from ppl_vae.errors import UsageError, nearest
+
+
+def _require(condition: bool, name: str, expected: str, came: object) -> None:
+    if not condition:
+        raise UsageError(f"{name}: expected {expected}, came {came!r}")
+
+
+@dataclass(frozen=True)
+class ObjectiveSettings:
+    r"""The function of the per-site terms that training maximises.
+
+    .. math:: E_q[\log p(x | z)] - w(t)\, \beta \sum_l \max(\lambda, KL_l)
+
+    Args:
+        beta: weight of the divergence (Higgins et al. 2017); 0 makes a plain autoencoder.
+        beta_norm: the same, normalised: beta = beta_norm · N / M for N data dimensions and
+            M latent ones (Higgins et al. 2017, section 4.2); takes the place of `beta`.
+        warmup_epochs: w(t) rises linearly from 0 to 1 over this many epochs (Sønderby et al. 2016).
+        delay_epochs: epochs at w = 0 before it starts to rise.
+        free_bits: λ, nats per site; the batch mean of a site's divergence counts at least this
+            much (Kingma et al. 2016, section 5.2 / appendix C.8).
+        num_samples: k of the importance-weighted objective (Burda et al. 2016); 1 is the ELBO.
+        analytic: closed-form divergences where they are registered and right; False takes
+            log q - log p of the one draw everywhere.
+    """
+
+    beta: float = 1.0
+    beta_norm: float | None = None
+    warmup_epochs: float = 0.0
+    delay_epochs: float = 0.0
+    free_bits: float = 0.0
+    num_samples: int = 1
+    analytic: bool = True
+
+    def __post_init__(self) -> None:
+        _require(self.beta >= 0, "objective.beta", "a number >= 0", self.beta)
+        if self.beta_norm is not None:
+            _require(self.beta_norm >= 0, "objective.beta_norm", "a number >= 0", self.beta_norm)
+        for name in ("warmup_epochs", "delay_epochs", "free_bits"):
+            value = getattr(self, name)
+            _require(value >= 0, f"objective.{name}", "a number >= 0", value)
+        _require(self.num_samples >= 1, "objective.num_samples", "at least 1", self.num_samples)
+        if self.num_samples > 1 and self.free_bits > 0:
+            raise UsageError(
+                "objective.free_bits: expected 0 with num_samples > 1, because the "
+                "importance-weighted bound has no divergence per site: set one of them back"
+            )
+
+    def full_weight(self, num_data_dims: int, num_latent_dims: int) -> float:
+        """β once warm-up is over, for N data and M latent dimensions."""
+        if self.beta_norm is None:
+            return self.beta
+        return self.beta_norm * num_data_dims / num_latent_dims
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How the weights are found.
+
+    Args:
+        epochs: passes over the training images.
+        batch_size: images a step; what is left of an epoch after whole batches waits for the
+            next shuffle.
+        optimizer: "adam", "adamw" (decoupled weight decay) or "adamax".
+        learning_rate: at its highest.
+        schedule: "constant"; "cosine" or "linear" from `learning_rate` to `final_fraction` of it
+            over `decay_epochs`; "burda": 3^i passes at learning_rate · 10^(-i/7), i = 0..7.
+        decay_epochs: length of the decay, a number of its own so that a run can be prolonged.
+        lr_warmup_epochs: linear rise from 0 before the schedule.
+        betas, eps, weight_decay: the optimiser's (weight decay is L2 but for "adamw").
+        clip_norm: cap of the global gradient norm; clip_value: then element-wise.
+        skip_norm: a step whose gradient norm is above this, or not finite, is left out.
+        max_skips: that many skipped steps in a row end the run loudly.
+        ema: decay of the averaged weights, such as 0.999; None keeps none.
+        precision: "float32", "bfloat16" (matrix products only) or "float64".
+        seed: of initial weights, shuffling, binarisation and noise.
+        patience: epochs without a better validation ELBO before stopping.
+        checkpoint_seconds: a checkpoint at the first epoch's end after this long.
+        device: "cpu", "cuda" (Pyro), "gpu" (NumPyro); None takes the accelerator where there is one.
+        threads: torch's threads on the CPU; stored, because another number gives other bits.
+    """
+
+    epochs: int = 60
+    batch_size: int = 256
+    optimizer: Literal["adam", "adamw", "adamax"] = "adam"
+    learning_rate: float = 1e-3
+    schedule: Literal["constant", "cosine", "linear", "burda"] = "constant"
+    decay_epochs: float | None = None
+    lr_warmup_epochs: float = 0.0
+    final_fraction: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    clip_norm: float | None = None
+    clip_value: float | None = None
+    skip_norm: float | None = None
+    max_skips: int = 100
+    ema: float | None = None
+    precision: Literal["float32", "bfloat16", "float64"] = "float32"
+    seed: int = 0
+    patience: int | None = None
+    checkpoint_seconds: float = 30.0
+    device: str | None = None
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "betas", tuple(self.betas))
+        known = {
+            "optimizer": ("adam", "adamw", "adamax"),
+            "schedule": ("constant", "cosine", "linear", "burda"),
+            "precision": ("float32", "bfloat16", "float64"),
+        }
+        for name, names in known.items():
+            value = getattr(self, name)
+            if value not in names:
+                raise UsageError(f"training.{name}: unknown {value!r}: {nearest(str(value), names)}")
+        for name in ("epochs", "batch_size", "max_skips"):
+            value = getattr(self, name)
+            _require(
+                isinstance(value, int) and value >= 1,
+                f"training.{name}", "a whole number of at least 1", value,
+            )  # fmt: skip
+        _require(self.learning_rate > 0, "training.learning_rate", "above 0", self.learning_rate)
+        for name in ("clip_norm", "clip_value", "skip_norm", "patience", "threads"):
+            value = getattr(self, name)
+            _require(value is None or value > 0, f"training.{name}", "above 0 or null", value)
+        if self.ema is not None:
+            _require(0 < self.ema < 1, "training.ema", "between 0 and 1", self.ema)
+        if self.schedule in ("cosine", "linear") and self.decay_epochs is None:
+            raise UsageError(
+                f"training.decay_epochs: expected a number of epochs for schedule "
+                f"{self.schedule!r}, came null: set it, usually to training.epochs"
+            )
+
+    @classmethod
+    def from_keywords(cls, settings: dict[str, Any]) -> Self:
+        """Settings from `fit`'s keyword arguments, an unknown name refused with its nearest match."""
+        names = [field.name for field in fields(cls)]
+        for name in settings:
+            if name not in names:
+                raise UsageError(f"fit: unknown argument {name!r}: {nearest(name, names)}")
+        return cls(**settings)
