@@ -1,8 +1,8 @@
 """The command line: `ppl-vae list | train | evaluate | sample | reconstruct | compare`.
 
 Arguments and errors only; what the verbs do stands in `ppl_vae.commands`. Results go to standard
-output, progress and errors to standard error. A mistake of the user's is one line and exit status 2,
-an interruption 130; anything else is a bug and keeps its traceback.
+output, progress and errors to standard error. A mistake of the user's is one line and exit status
+2, an interruption 130; anything else is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -31,7 +31,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = _parser().parse_args(argv)
         from ppl_vae import commands
 
-        getattr(commands, args.verb)(args)
+        {
+            "list": commands.list_known,
+            "train": commands.train,
+            "evaluate": commands.evaluate,
+            "sample": commands.sample,
+            "reconstruct": commands.reconstruct,
+            "compare": commands.compare,
+        }[args.verb](args)
         sys.stdout.flush()
     except (UsageError, TrainingError) as error:
         return _fail(str(error))
@@ -81,7 +88,9 @@ def _parser() -> Parser:
     _evaluate(verbs)
     _draws(verbs)
     compare = _verb(verbs, "compare", "put evaluated runs side by side")
-    compare.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="runs, or folders of runs")
+    compare.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="runs, or folders of runs"
+    )
     compare.add_argument("--out", type=Path, metavar="FOLDER", help="draw the comparison there")
     compare.add_argument("--markdown", action="store_true", help="tables for a page")
     return parser
@@ -110,7 +119,10 @@ def _evaluate(verbs: Any) -> None:
     _of_run(evaluate)
     evaluate.add_argument("--samples", type=_count, metavar="K", help="importance samples an image")
     evaluate.add_argument(
-        "--images", type=_count, metavar="N", help="the first N of the test split (the recipe's say)"
+        "--images",
+        type=_count,
+        metavar="N",
+        help="the first N of the test split (the recipe's say)",
     )
     evaluate.add_argument("--json", action="store_true", help="one JSON object as the last line")
 
@@ -122,7 +134,9 @@ def _draws(verbs: Any) -> None:
     reconstruct = _verb(verbs, "reconstruct", "test images beside their reconstructions")
     _of_run(reconstruct)
     for verb, count in ((sample, 64), (reconstruct, 20)):
-        verb.add_argument("--count", type=_count, default=count, metavar="N", help="how many images")
+        verb.add_argument(
+            "--count", type=_count, default=count, metavar="N", help="how many images"
+        )
         verb.add_argument(
             "--out", type=Path, metavar="FILE", help="a .png picture, or .npz for the numbers"
         )

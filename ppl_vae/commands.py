@@ -2,52 +2,240 @@
 
 from __future__ import annotations
 
-__all__ = ["compare", "evaluate", "list", "reconstruct", "sample", "train"]
+__all__ = ["compare", "evaluate", "list_known", "reconstruct", "sample", "train"]
 
-import argparse
-import builtins
 import json
+import os
+import shlex
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from argparse import Namespace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ppl_vae import recipes
+from ppl_vae import experiment, recipes
 from ppl_vae.errors import UsageError
+from ppl_vae.overrides import Change, parse_sweep
 from ppl_vae.recipes import Recipe
-from ppl_vae.typed import zoo
+from ppl_vae.typed import room, zoo
 
 if TYPE_CHECKING:
-    from ppl_vae.data import Dataset, Images
+    import xarray as xr
+
     from ppl_vae.runs import Run
 
 
-def list(args: argparse.Namespace) -> None:
+def list_known(args: Namespace) -> None:
     """Print what there is to train and on what."""
     from ppl_vae import data
 
     print("Recipes (ppl-vae train NAME):")
     for name in recipes.names():
-        print(f"  {name:18} {recipes.read(name).description}")
+        print(f"  {name:18}{recipes.description(name)}")
     print("\nData sets (data.name in a recipe):")
     for name in data.names():
-        print(f"  {name:18} {data.source(name).title}; {data.source(name).split}")
-    for kind in ("model", "guide"):
-        print(f"\n{kind.capitalize()}s ({kind}.class_path in a recipe, in both PPLs):")
+        about = data.source(name)
+        print(f"  {name:18}{about.title}; {about.split}")
+    kinds: tuple[Literal["model", "guide"], ...] = ("model", "guide")
+    for kind in kinds:
+        print(f"\n{kind.capitalize()}s ({kind}.class_path in a recipe, the same in both PPLs):")
         print(f"  {', '.join(zoo(kind))}")
 
 
-def train(args: argparse.Namespace) -> None:
+def train(args: Namespace) -> None:
     """Train one run, or one for each combination of a sweep."""
-    if args.resume and args.out is None:
-        raise UsageError("--resume: expected the run to go on with, came none: add --out RUN")
     if args.recipe is None and not args.resume:
         raise UsageError("train: expected a recipe, came none: name one (see ppl-vae list)")
-    sweep = recipes.parse_sweep(args.sweep)
+    if args.out is None and args.resume:
+        raise UsageError("--resume: expected the run to go on with, came none: add --out RUN")
     out = args.out or Path("runs") / Path(args.recipe).stem
-    for chosen in sweep:
-        overrides = ...
+    for chosen in parse_sweep(args.sweep):
+        folder = out / ",".join(_spelled(key, value) for key, value in chosen)
+        run = _train_one(args, folder, [*args.overrides, *chosen], is_one_of_many=bool(chosen))
+        history = run.history
+        print(
+            f"{run.path}: {int(history['epoch'][-1])} epochs, training ELBO "
+            f"{float(history['elbo'][-1]):.2f} nats per image; pictures in {run.figures}"
+        )
+
+
+def evaluate(args: Namespace) -> None:
+    """Print (or give as JSON), and keep in the run, how good a run is."""
+    from evaluation import active_units, importance_weighted_nll, summary, table
+
+    run, recipe, ppl = _opened(args)
+    model, guide, which = _loaded(args, run, ppl)
+    test = experiment.data_of(run, recipe).test
+    images = test.take(args.images or recipe.evaluation.images or len(test))
+    num_samples = args.samples or recipe.evaluation.samples
+    programs = room(ppl)
+    drawn = {"seed": args.seed, "batch_norm": args.batch_norm}
+    blocks = programs.stream_log_weights(model, guide, images, num_samples, **drawn)
+    result = importance_weighted_nll(
+        _progress(blocks, len(images), f"L_{num_samples}"), num_dims=int(np.prod(images.x_shape))
+    )
+    kl = programs.site_terms(model, guide, images, **drawn)["kl"]
+    moments = programs.posterior_moments(model, guide, images, **drawn)
+    told = summary(
+        result,
+        kl=_from_z1(kl),
+        active_units=active_units(_from_z1(moments)),
+        data=recipe.data.name,
+        binarisation=recipe.data.binarization,
+        split="test",
+        run=str(args.run),
+        recipe=recipe.name,
+        ppl=ppl,
+        weights=which,
+        batch_norm=args.batch_norm,
+        seed=recipe.training.seed,
+    )
+    _keep(run, result, told)
+    if args.json:
+        print(json.dumps(told))
+    else:
+        print(f"{table([told])}\n\npictures: {run.figures}\nnumbers:  {run.path}/evaluation.json")
+
+
+def sample(args: Namespace) -> None:
+    """Draws from the prior, into a picture or a file of numbers."""
+    from evaluation import figures
+
+    run, _, ppl = _opened(args)
+    model, _, which = _loaded(args, run, ppl)
+    drawn = {"temperature": args.temperature, "batch_norm": args.batch_norm, "seed": args.seed}
+    draws = room(ppl).sample(model, args.count, **drawn)
+    out = _out(args.out, run.figures / "samples.png")
+    if out.suffix == ".npz":
+        np.savez_compressed(out, **{name: np.asarray(value) for name, value in draws.items()})
+    else:
+        title = f"Prior samples, temperature {args.temperature:g}, {which} weights"
+        figures.image_grid(np.asarray(draws["x_mean"]), out, limit=args.count, title=title)
+    print(out)
+
+
+def reconstruct(args: Namespace) -> None:
+    """Test images and what the posterior makes of them, into a picture or a file of numbers."""
+    from evaluation import figures
+
+    run, recipe, ppl = _opened(args)
+    model, guide, which = _loaded(args, run, ppl)
+    images = experiment.data_of(run, recipe).test.take(args.count)
+    drawn = {"seed": args.seed, "batch_norm": args.batch_norm}
+    means = np.asarray(room(ppl).reconstruct(model, guide, images, **drawn))
+    out = _out(args.out, run.figures / "test_reconstructions.png")
+    if out.suffix == ".npz":
+        np.savez_compressed(out, x=images.images, x_mean=means)
+    else:
+        title = f"Test images and their reconstructions, {which} weights"
+        figures.reconstructions(images.images, means, out, limit=args.count, title=title)
+    print(out)
+
+
+def compare(args: Namespace) -> None:
+    """Tables of evaluated runs, one for each protocol, and figures if asked for."""
+    from evaluation import figures, table
+
+    runs = [run for path in args.runs for run in _runs_in(path)]
+    told = [_evaluation_of(run) for run in runs]
+    print(table(told, style="markdown" if args.markdown else "text"))
+    if args.out is not None:
+        args.out.mkdir(parents=True, exist_ok=True)
+        print(figures.compare_likelihoods(told, args.out / "likelihoods.png"))
+        histories = {str(run.path): run.history for run in runs}
+        print(figures.compare_curves(histories, args.out / "curves.png"))
+
+
+def _train_one(
+    args: Namespace, folder: Path, changes: Sequence[str | Change], *, is_one_of_many: bool
+) -> Run:
+    from ppl_vae.runs import Run
+
+    if not args.resume or (is_one_of_many and not (folder / "run.json").exists()):
+        command = shlex.join(["ppl-vae", *sys.argv[1:]])
+        recipe = recipes.read(args.recipe, changes)
+        return experiment.begin(recipe, args.ppl or "pyro", folder, command)
+    run = Run.open(folder)
+    if args.ppl not in (None, run.ppl):
+        raise UsageError(f"--ppl: {folder} was begun in {run.ppl}: leave --ppl out, or begin anew")
+    tree = run.recipe if args.recipe is None else recipes.read(args.recipe).to_dict()
+    return experiment.go_on(run, recipes.with_changes(tree, changes))
+
+
+def _opened(args: Namespace) -> tuple[Run, Recipe, str]:
+    """The run, its recipe, and the PPL to look at it in."""
+    from ppl_vae.runs import Run
+
+    run = Run.open(args.run)
+    return run, Recipe.from_dict(run.recipe), args.ppl or run.ppl
+
+
+def _loaded(args: Namespace, run: Run, ppl: str) -> tuple[Any, Any, str]:
+    """Model, guide, and which of the run's weights they have."""
+    from ppl_vae.runs import load
+
+    room(ppl)
+    return *load(run, ppl, args.weights), run.weights(args.weights)[1]
+
+
+def _keep(run: Run, result: xr.Dataset, told: dict[str, Any]) -> None:
+    """evaluation.json and evaluation.nc in the run's folder, each whole or not at all."""
+    from ppl_vae.runs import write_atomically
+
+    partial = run.path / ".evaluation.nc.partial"
+    result.to_netcdf(partial, engine="h5netcdf")
+    os.replace(partial, run.path / "evaluation.nc")
+    write_atomically(run.path / "evaluation.json", json.dumps(told, indent=2).encode())
+
+
+def _progress(blocks: Iterable[Any], num_images: int, what: str) -> Iterator[Any]:
+    from tqdm import tqdm
+
+    with tqdm(total=num_images, desc=what, unit="image", delay=1.0) as bar:
+        for block in blocks:
+            yield block
+            bar.update(block.shape[1])
+
+
+def _from_z1(of_sites: Mapping[str, Any]) -> dict[str, Any]:
+    """The same from z1, nearest the data, up: z2 before z10."""
+    return dict(sorted(of_sites.items(), key=lambda item: (len(item[0]), item[0])))
+
+
+def _runs_in(path: Path) -> list[Run]:
+    """The run in a folder, or all the runs below it."""
+    from ppl_vae.runs import Run
+
+    if (path / "run.json").exists():
+        return [Run.open(path)]
+    found = sorted(file.parent for file in path.rglob("run.json"))
+    return [Run.open(folder) for folder in found] or [Run.open(path)]
+
+
+def _evaluation_of(run: Run) -> dict[str, Any]:
+    try:
+        return dict(json.loads((run.path / "evaluation.json").read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError) as error:
+        raise UsageError(
+            f"{run.path}: no evaluation.json of a finished evaluation in it: run "
+            f"ppl-vae evaluate {run.path}"
+        ) from error
+
+
+def _out(out: Path | None, default: Path) -> Path:
+    out = out or default
+    if out.suffix not in (".png", ".npz"):
+        raise UsageError(f"--out: expected a .png or .npz file, came {out}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    return out
+
+
+def _spelled(key: str, value: Any) -> str:
+    """One setting as part of a folder's name.
+
+    >>> _spelled("model.init_args.latents", [4, 2])
+    'model.init_args.latents=[4,2]'
+    """
+    return f"{key}={json.dumps(value, separators=(',', ':'))}".replace('"', "").replace("/", "_")

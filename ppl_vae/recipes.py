@@ -2,7 +2,7 @@
 
 A recipe says what data, which model and guide, which objective, how to train and how to evaluate;
 it is the same for both PPLs. `read` takes a name from the clone's `recipes/` folder or a path, and
-overrides as the command line's `--set` gives them. Whatever is wrong is a `UsageError` of one line
+changes as the command line's `--set` gives them. Whatever is wrong is a `UsageError` of one line
 that names the key.
 """
 
@@ -14,16 +14,14 @@ __all__ = [
     "DataSettings",
     "EvaluationSettings",
     "Recipe",
+    "build",
+    "description",
     "differences",
     "names",
-    "override",
-    "parse_override",
-    "parse_sweep",
     "read",
+    "with_changes",
 ]
 
-import copy
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -32,13 +30,11 @@ from typing import Any, Literal, Self
 import yaml
 
 from ppl_vae.errors import UsageError, nearest
+from ppl_vae.overrides import Change, override, reason
 from ppl_vae.settings import ObjectiveSettings, TrainingSettings
-from ppl_vae.typed import checked_arguments, find_class
+from ppl_vae.typed import FIRST, checked_arguments, find_class, room
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
-
-GIVEN = {"model": ("x_shape", "rngs"), "guide": ("model", "rngs")}
-"""Constructor arguments that come from the data, the model and the seed, not from a recipe."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +74,7 @@ class ClassSettings:
         """The class in one PPL and its arguments, checked against its signature."""
         found = find_class(self.class_path, kind, ppl)
         return found, checked_arguments(
-            found, self.init_args, f"{kind}.init_args", skip=GIVEN[kind]
+            found, self.init_args, f"{kind}.init_args", skip=(FIRST[kind], "rngs")
         )
 
 
@@ -147,11 +143,14 @@ class Recipe:
         order = ["name", "description", "source", *SECTIONS]
         return {key: _plain(tree[key]) for key in order}
 
-    def to_yaml(self) -> str:
-        """The whole recipe as YAML text."""
-        return yaml.safe_dump(
-            self.to_dict(), sort_keys=False, default_flow_style=None, allow_unicode=True
-        )
+
+KEYS = {
+    entry.name: [inner.name for inner in fields(SECTIONS[entry.name])]
+    if entry.name in SECTIONS
+    else []
+    for entry in fields(Recipe)
+}
+"""A recipe's keys and those below them."""
 
 
 def names() -> list[str]:
@@ -159,62 +158,51 @@ def names() -> list[str]:
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
-def read(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe of that name, or in that file, with `a.b=c` overrides in place."""
+def description(name: str) -> str:
+    """What a recipe of the project's says of itself, without checking the rest."""
+    return str(yaml.safe_load(_find(name).read_text(encoding="utf-8"))["description"])
+
+
+def read(name_or_path: str | Path, changes: Iterable[str | Change] = ()) -> Recipe:
+    """The recipe of that name, or in that file, with changes in place.
+
+    Args:
+        name_or_path: a name in `names()`, or a YAML file.
+        changes: `a.b=c` as texts or as (dotted key, value), the later ones winning.
+
+    Raises:
+        UsageError: no such recipe, no YAML, or a key or value that is wrong.
+    """
     path = _find(str(name_or_path))
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: not YAML: {_reason(error)}") from error
+        raise UsageError(f"{path}: not YAML: {reason(error)}") from error
     try:
-        return Recipe.from_dict(override(tree, map(parse_override, overrides)))
+        return with_changes(tree, changes)
     except UsageError as error:
         raise UsageError(f"recipe {name_or_path}: {error}") from error
 
 
-def override(tree: Any, changes: Iterable[tuple[str, Any]]) -> Any:
-    """A copy of a recipe's tree with (dotted key, value) changes in place."""
-    tree = copy.deepcopy(tree)
-    for key, value in changes:
-        _check_key(key)
-        *parents, last = key.split(".")
-        branch = tree
-        for parent in parents:
-            if isinstance(branch, dict):
-                branch[parent] = {} if branch.get(parent) is None else branch[parent]
-                branch = branch[parent]
-        if not isinstance(branch, dict):
-            raise UsageError(f"{key}: cannot be set: the recipe has {branch!r} above it")
-        branch[last] = value
-    return tree
+def with_changes(tree: Any, changes: Iterable[str | Change]) -> Recipe:
+    """The recipe that YAML holds, with changes in place (see `read`)."""
+    return Recipe.from_dict(override(tree, changes, KEYS))
 
 
-def parse_override(text: str) -> tuple[str, Any]:
-    """`a.b=c` as (dotted key, value in YAML's types).
+def build(recipe: Recipe | Mapping[str, Any], ppl: str, x_shape: Sequence[int]) -> tuple[Any, Any]:
+    """(model, guide) of a recipe in one PPL, with fresh weights from the recipe's seed.
 
-    >>> parse_override("training.epochs=50")
-    ('training.epochs', 50)
+    Args:
+        recipe: checked, or as a run's folder has it.
+        ppl: "pyro" or "numpyro".
+        x_shape: (channels, height, width) of the images.
+
+    Raises:
+        UsageError: classes or arguments that are not there or do not fit.
     """
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise UsageError(f"--set {text}: expected key=value, such as training.epochs=50")
-    return key.strip(), _yaml_value(f"--set {text}", value)
-
-
-def parse_sweep(texts: Sequence[str]) -> list[list[tuple[str, Any]]]:
-    """Every combination of `a.b=c,d` texts, as lists of (dotted key, value).
-
-    >>> parse_sweep(["training.seed=0,1", "objective.beta=4"])
-    [[('training.seed', 0), ('objective.beta', 4)], [('training.seed', 1), ('objective.beta', 4)]]
-    """
-    axes = []
-    for text in texts:
-        key, equals, values = text.partition("=")
-        if not equals or not key.strip() or not values.strip():
-            raise UsageError(f"--sweep {text}: expected key=v1,v2, such as training.seed=0,1,2")
-        choices = _yaml_value(f"--sweep {text}", f"[{values}]")
-        axes.append([(key.strip(), choice) for choice in choices])
-    return [list(chosen) for chosen in itertools.product(*axes)]
+    recipe = recipe if isinstance(recipe, Recipe) else Recipe.from_dict(recipe)
+    pair: tuple[Any, Any] = room(ppl).build(recipe, tuple(x_shape))
+    return pair
 
 
 def differences(old: Recipe, new: Recipe) -> list[str]:
@@ -240,35 +228,6 @@ def _section(key: str, value: Any) -> Any:
     if taker is ClassSettings and isinstance(value, str):
         value = {"class_path": value}
     return taker(**checked_arguments(taker, value, key))
-
-
-def _check_key(key: str) -> None:
-    """Refuse a dotted key that no recipe has; the nearest may stand in another section."""
-    section, *below = key.split(".")
-    known = [entry.name for entry in fields(Recipe)]
-    inside = {name: [entry.name for entry in fields(taker)] for name, taker in SECTIONS.items()}
-    if section in inside and below:
-        if below[0] not in inside[section]:
-            raise UsageError(f"{key}: unknown key: {nearest(below[0], inside[section])}")
-    elif section not in known or below:
-        last = key.rpartition(".")[2]
-        elsewhere = [f"{name}.{last}" for name, keys in inside.items() if last in keys]
-        hint = f"did you mean {elsewhere[0]!r}?" if elsewhere else nearest(section, known)
-        raise UsageError(f"{key}: unknown key: {hint}")
-
-
-def _yaml_value(what: str, text: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UsageError(f"{what}: the value is not YAML: {_reason(error)}") from error
-
-
-def _reason(error: Exception) -> str:
-    """The error of a YAML parser in one line."""
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        return f"{error.problem} (line {error.problem_mark.line + 1})"
-    return " ".join(str(error).split())
 
 
 def _plain(value: Any) -> Any:

@@ -2,19 +2,42 @@
 
 from __future__ import annotations
 
-__all__ = ["checked_arguments", "find_class"]
+__all__ = ["checked_arguments", "find_class", "room", "zoo"]
 
+import ast
 import importlib
+import importlib.util
 import inspect
 import os
 import sys
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from types import ModuleType, NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentError, ArgumentParser
 
 from ppl_vae.errors import UsageError, nearest
+
+FIRST = {"model": "x_shape", "guide": "model"}
+"""Argument that every class of a kind takes first."""
+
+NEEDS = {"pyro": ("torch", "pyro"), "numpyro": ("jax", "flax", "optax", "numpyro")}
+
+
+def room(ppl: str) -> ModuleType:
+    """`ppl_vae.pyro` or `ppl_vae.numpyro`, imported now; UsageError where it cannot run."""
+    if ppl not in NEEDS:
+        raise UsageError(f"ppl: unknown {ppl!r}: {nearest(ppl, NEEDS)}")
+    try:
+        return importlib.import_module(f"ppl_vae.{ppl}")
+    except ModuleNotFoundError as error:
+        if error.name not in NEEDS[ppl]:
+            raise
+        raise UsageError(
+            f"ppl: {ppl} needs {error.name}, which is not installed: install the project with its "
+            "dependencies (pip install -c constraints.txt -e .), or take the other PPL"
+        ) from error
 
 
 def find_class(class_path: str, kind: Literal["model", "guide"], ppl: str) -> type:
@@ -33,13 +56,35 @@ def find_class(class_path: str, kind: Literal["model", "guide"], ppl: str) -> ty
     if module_name:
         module = _user_module(module_name, f"{kind}.class_path")
     else:
+        room(ppl)
         module = importlib.import_module(f"{kind}s.{ppl}")
     found = getattr(module, name, None)
     if not inspect.isclass(found):
         known = getattr(module, "__all__", None) or _own_classes(module)
         hint = nearest(name, known)
         raise UsageError(f"{kind}.class_path: no class {name!r} in {module.__name__}: {hint}")
+    first = FIRST[kind]
+    parameters = inspect.signature(found).parameters.values()
+    if not any(p.name == first or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters):
+        raise UsageError(
+            f"{kind}.class_path: {name} takes no {first!r}: a {kind} is built as "
+            f"{name}({first}, **init_args)"
+        )
     return found
+
+
+def zoo(kind: Literal["model", "guide"]) -> list[str]:
+    """Names of the classes that come with the project, the same in both PPLs, without an import."""
+    package = importlib.util.find_spec(f"{kind}s")
+    if package is None or package.submodule_search_locations is None:
+        raise UsageError(
+            f"{kind}s: not found: install the project from its clone (pip install -e .)"
+        )
+    init = Path(package.submodule_search_locations[0]) / "pyro" / "__init__.py"
+    for node in ast.parse(init.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return sorted(ast.literal_eval(node.value))
+    return []
 
 
 def checked_arguments(

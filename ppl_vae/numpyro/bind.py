@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["StateRecorder", "bind"]
+__all__ = ["SiteRecorder", "StateRecorder", "bind", "fresh", "write_back"]
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ import jax
 import numpyro
 from flax import nnx
 from jax import lax
-from numpyro.primitives import Messenger, mutable
+from numpyro.primitives import _PYRO_STACK, Messenger, mutable
 
 Module = TypeVar("Module", bound=nnx.Module)
 
@@ -26,6 +26,9 @@ def bind(name: str, module: Module) -> Iterator[Module]:
     ends. `self` itself is left as it is. `numpyro.contrib.module.nnx_module` gives a function
     alone; programs want the submodules.
     """
+    for handler in _PYRO_STACK:
+        if isinstance(handler, SiteRecorder):
+            handler.modules[name] = module
     graph, params, state = nnx.split(module, nnx.Param, ...)
     values = numpyro.param(f"{name}$params", nnx.to_pure_dict(params))
     held = mutable(f"{name}$state", {"state": nnx.to_pure_dict(state)}) if state else None
@@ -35,7 +38,8 @@ def bind(name: str, module: Module) -> Iterator[Module]:
     net = nnx.merge(graph, params, state)
     yield net
     if held is not None:
-        held["state"] = _stopped(nnx.to_pure_dict(nnx.split(net, nnx.Param, ...)[2]))
+        changed = nnx.to_pure_dict(nnx.split(net, nnx.Param, ...)[2])
+        held["state"] = jax.tree.map(lax.stop_gradient, changed)
 
 
 class StateRecorder(Messenger):
@@ -50,5 +54,51 @@ class StateRecorder(Messenger):
             self.values[msg["name"]] = msg["value"]
 
 
-def _stopped(state: Any) -> Any:
-    return jax.tree.map(lax.stop_gradient, state)
+class SiteRecorder(Messenger):
+    """Records what a program registers.
+
+    Attributes:
+        params: {site: message} of every `numpyro.param`.
+        mutable: {site: message} of every mutable site.
+        modules: {name: module} of every `bind`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.params: dict[str, Any] = {}
+        self.mutable: dict[str, Any] = {}
+        self.modules: dict[str, nnx.Module] = {}
+
+    def postprocess_message(self, msg: Any) -> None:
+        if msg["type"] == "param":
+            self.params[msg["name"]] = msg.copy()
+        elif msg["type"] == "mutable":
+            self.mutable[msg["name"]] = msg.copy()
+
+    def module_values(self) -> dict[str, Any]:
+        """{site: value} of the bound modules, as they are now."""
+        values: dict[str, Any] = {}
+        for name, module in self.modules.items():
+            _, params, state = nnx.split(module, nnx.Param, ...)
+            values[f"{name}$params"] = nnx.to_pure_dict(params)
+            if state:
+                values[f"{name}$state"] = {"state": nnx.to_pure_dict(state)}
+        return values
+
+
+def fresh(values: dict[str, Any]) -> dict[str, Any]:
+    """Site values whose mutable ones a program may write into."""
+    return {
+        name: dict(value) if name.endswith("$state") else value for name, value in values.items()
+    }
+
+
+def write_back(modules: dict[str, nnx.Module], values: dict[str, Any]) -> None:
+    """Site values into the modules that they belong to."""
+    for name, module in modules.items():
+        _, params, state = nnx.split(module, nnx.Param, ...)
+        nnx.replace_by_pure_dict(params, values[f"{name}$params"])
+        nnx.update(module, params)
+        if state:
+            nnx.replace_by_pure_dict(state, values[f"{name}$state"]["state"])
+            nnx.update(module, state)

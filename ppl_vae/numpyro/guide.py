@@ -143,22 +143,21 @@ def data_shape(model: Callable[..., Any]) -> tuple[int, ...]:
 
 
 def _generate_one(model: Callable[..., Any]) -> Any:
-    traced = handlers.trace(handlers.seed(model, jax.random.key(0)))
+    found: dict[str, Any] = {}
+
+    def generate(key: Any) -> int:
+        found.update(handlers.trace(handlers.seed(model, key)).get_trace(n=1))
+        return 0
+
     with quiet(model):
-        return traced.get_trace(n=1)
+        jax.eval_shape(generate, jax.random.key(0))  # shapes alone: nothing is computed
+    return found
 
 
 @contextmanager
 def quiet(*modules: Any) -> Iterator[None]:
     """The modules among the arguments in evaluation mode, put back as they were afterwards."""
-    norms = [
-        part
-        for module in modules
-        if isinstance(module, nnx.Module)
-        for _, part in nnx.iter_graph(module)
-        if isinstance(part, nnx.BatchNorm | nnx.Dropout)
-    ]
-    modes = [(part, name, getattr(part, name)) for part in norms for name in _modes(part)]
+    modes = [(part, name, getattr(part, name)) for m in modules for part, name in _switches(m)]
     for part, name, _ in modes:
         setattr(part, name, True)
     try:
@@ -168,5 +167,19 @@ def quiet(*modules: Any) -> Iterator[None]:
             setattr(part, name, mode)
 
 
-def _modes(part: Any) -> list[str]:
-    return [name for name in ("use_running_average", "deterministic") if hasattr(part, name)]
+def set_mode(module: Any, *, training: bool) -> None:
+    """Training or evaluation mode of a module's batch norm and dropout."""
+    for part, name in _switches(module):
+        setattr(part, name, not training)
+
+
+def _switches(module: Any) -> list[tuple[Any, str]]:
+    if not isinstance(module, nnx.Module):
+        return []
+    return [
+        (part, name)
+        for _, part in nnx.iter_graph(module)
+        if isinstance(part, nnx.BatchNorm | nnx.Dropout)
+        for name in ("use_running_average", "deterministic")
+        if hasattr(part, name)
+    ]

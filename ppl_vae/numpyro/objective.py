@@ -8,7 +8,7 @@ function of these terms, and the same terms are logged.
 
 from __future__ import annotations
 
-__all__ = ["Objective", "Terms", "traces"]
+__all__ = ["Means", "Objective", "Terms", "traces"]
 
 import math
 import warnings
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpyro.distributions as dist
 from jax import Array
 from numpyro import handlers
 from numpyro.distributions.kl import kl_divergence
@@ -23,8 +24,16 @@ from numpyro.distributions.util import scale_and_mask
 from numpyro.infer import TraceMeanField_ELBO
 
 from ppl_vae.numpyro.bind import StateRecorder
+from ppl_vae.numpyro.distributions import unwrapped
 from ppl_vae.numpyro.guide import Guide
 from ppl_vae.settings import ObjectiveSettings
+
+
+class Means(NamedTuple):
+    """Terms of the bound as means over a batch, each of shape (), nats per image."""
+
+    log_likelihood: Array
+    kl: dict[str, Array]
 
 
 class Terms(NamedTuple):
@@ -42,6 +51,15 @@ class Terms(NamedTuple):
     def log_weight(self, kl_weight: float | Array = 1.0) -> Array:
         """(n,): log p(x, z) - log q(z | x) where divergences are sampled; divergences weighted."""
         return sum(self.log_likelihood.values()) - kl_weight * sum(self.kl.values())  # type: ignore[return-value]
+
+    def means(self, num_data: int | None = None) -> Means:
+        """Means over the batch; a latent shared by all `num_data` data counts a share for each."""
+        likelihood: Any = sum(part.mean() for part in self.log_likelihood.values())
+        kl = {
+            name: part.mean() if part.ndim else part / (num_data or 1)
+            for name, part in self.kl.items()
+        }
+        return Means(likelihood, kl)
 
 
 class Objective(TraceMeanField_ELBO):
@@ -97,18 +115,16 @@ class Objective(TraceMeanField_ELBO):
                 kl[name] = per_datum(site["fn"].log_prob(site["value"]), site, n, guide_trace)
         return Terms(log_likelihood, kl)
 
-    def loss_of(self, terms: Terms, kl_weight: float | Array) -> Array:
-        """Loss of a batch's terms: nats per image, lower is better."""
-        log_likelihood: Any = sum(part.mean() for part in terms.log_likelihood.values())
+    def loss_of(self, means: Means, kl_weight: float | Array) -> Array:
+        """Loss of a batch: nats per image, lower is better."""
         divergence: Any = 0.0
-        for part in terms.kl.values():
-            mean = part.mean() if part.ndim else part / (self.num_data or 1)
+        for kl in means.kl.values():
             if self.settings.free_bits:
-                mean = jnp.maximum(mean, self.settings.free_bits)
-            divergence = divergence + mean
-        return kl_weight * divergence - log_likelihood
+                kl = jnp.maximum(kl, self.settings.free_bits)
+            divergence = divergence + kl
+        return kl_weight * divergence - means.log_likelihood
 
-    def loss_and_terms(
+    def loss_and_means(
         self,
         model: Any,
         guide: Any,
@@ -116,17 +132,18 @@ class Objective(TraceMeanField_ELBO):
         *args: Any,
         kl_weight: float | Array | None = None,
         **kwargs: Any,
-    ) -> tuple[Array, Terms]:
-        """The loss under `kl_weight` (the objective's own if None), and the terms it was made of."""
+    ) -> tuple[Array, Means]:
+        """The loss under `kl_weight` (the objective's own if None), and the means it was made of."""
         weight = self.kl_weight if kl_weight is None else kl_weight
         k = self.settings.num_samples
         if k == 1:
-            terms = self.terms(model, guide, x, *args, **kwargs)
-            return self.loss_of(terms, weight), terms
+            means = self.terms(model, guide, x, *args, **kwargs).means(self.num_data)
+            return self.loss_of(means, weight), means
         many = jnp.repeat(x, k, axis=0)
         terms = self.terms(model, guide, many, *args, analytic=False, **kwargs)
         log_weights = terms.log_weight(weight).reshape(-1, k)
-        return math.log(k) - jax.nn.logsumexp(log_weights, axis=1).mean(), terms
+        loss = math.log(k) - jax.nn.logsumexp(log_weights, axis=1).mean()
+        return loss, terms.means(self.num_data)
 
     def loss_with_mutable_state(
         self, rng_key: Any, param_map: Any, model: Any, guide: Any, *args: Any, **kwargs: Any
@@ -134,7 +151,7 @@ class Objective(TraceMeanField_ELBO):
         """The loss as stock `numpyro.infer.SVI` asks for it."""
         state = StateRecorder()
         with state, handlers.substitute(data=param_map), handlers.seed(rng_seed=rng_key):
-            loss, _ = self.loss_and_terms(model, guide, *args, **kwargs)
+            loss, _ = self.loss_and_means(model, guide, *args, **kwargs)
         return {"loss": loss, "mutable_state": state.values or None}
 
     def _same_order(self, model_trace: Any, guide_trace: Any, guide: Any) -> bool:
@@ -188,7 +205,7 @@ def per_datum(value: Any, site: Any, n: int, trace: Any) -> Any:
 
 
 def _divergence(posterior: Any, site: Any, analytic: bool) -> Any:
-    if analytic:
+    if analytic and not isinstance(unwrapped(posterior), dist.Delta):
         try:
             return kl_divergence(posterior, site["fn"])
         except NotImplementedError:

@@ -1,1 +1,44 @@
 """What every Pyro program here stands on; `ppl_vae.numpyro` offers the same names."""
+
+from ppl_vae.pyro.bind import bind
+from ppl_vae.pyro.build import build
+from ppl_vae.pyro.distributions import DiscretizedLogistic
+from ppl_vae.pyro.guide import Guide, Site, data_shape, latent_sites
+from ppl_vae.pyro.inference import (
+    log_weights,
+    posterior_moments,
+    posterior_sample,
+    reconstruct,
+    sample,
+    site_terms,
+    stream_log_weights,
+    temperature,
+)
+from ppl_vae.pyro.likelihoods import Likelihood
+from ppl_vae.pyro.objective import Objective, Terms
+from ppl_vae.pyro.training import fit
+from ppl_vae.pyro.weights import load_state, state
+
+__all__ = [
+    "DiscretizedLogistic",
+    "Guide",
+    "Likelihood",
+    "Objective",
+    "Site",
+    "Terms",
+    "bind",
+    "build",
+    "data_shape",
+    "fit",
+    "latent_sites",
+    "load_state",
+    "log_weights",
+    "posterior_moments",
+    "posterior_sample",
+    "reconstruct",
+    "sample",
+    "site_terms",
+    "state",
+    "stream_log_weights",
+    "temperature",
+]

@@ -8,13 +8,13 @@ function of these terms, and the same terms are logged.
 
 from __future__ import annotations
 
-__all__ = ["Objective", "Terms", "traces"]
+__all__ = ["Means", "Objective", "Terms", "traces"]
 
 import math
 import warnings
 from typing import Any, NamedTuple
 
-import torch
+import pyro.distributions as dist
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.infer import TraceMeanField_ELBO
@@ -23,7 +23,15 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 from torch.distributions import kl_divergence
 
+from ppl_vae.pyro.distributions import unwrapped
 from ppl_vae.settings import ObjectiveSettings
+
+
+class Means(NamedTuple):
+    """Terms of the bound as means over a batch, each of shape (), nats per image."""
+
+    log_likelihood: Tensor
+    kl: dict[str, Tensor]
 
 
 class Terms(NamedTuple):
@@ -41,6 +49,15 @@ class Terms(NamedTuple):
     def log_weight(self, kl_weight: float | Tensor = 1.0) -> Tensor:
         """(n,): log p(x, z) - log q(z | x) where divergences are sampled; divergences weighted."""
         return sum(self.log_likelihood.values()) - kl_weight * sum(self.kl.values())  # type: ignore[return-value]
+
+    def means(self, num_data: int | None = None) -> Means:
+        """Means over the batch; a latent shared by all `num_data` data counts a share for each."""
+        likelihood: Any = sum(part.mean() for part in self.log_likelihood.values())
+        kl = {
+            name: part.mean() if part.dim() else part / (num_data or 1)
+            for name, part in self.kl.items()
+        }
+        return Means(likelihood, kl)
 
 
 class Objective(TraceMeanField_ELBO):
@@ -93,32 +110,31 @@ class Objective(TraceMeanField_ELBO):
                 kl[name] = per_datum(site["fn"].log_prob(site["value"]), site, n)
         return Terms(log_likelihood, kl)
 
-    def loss_of(self, terms: Terms, kl_weight: float | Tensor) -> Tensor:
-        """Loss of a batch's terms: nats per image, lower is better."""
-        log_likelihood: Any = sum(part.mean() for part in terms.log_likelihood.values())
+    def loss_of(self, means: Means, kl_weight: float | Tensor) -> Tensor:
+        """Loss of a batch: nats per image, lower is better."""
         divergence: Any = 0.0
-        for part in terms.kl.values():
-            mean = part.mean() if part.dim() else part / (self.num_data or 1)
+        for kl in means.kl.values():
             if self.settings.free_bits:
-                mean = mean.clamp(min=self.settings.free_bits)
-            divergence = divergence + mean
-        return kl_weight * divergence - log_likelihood
+                kl = kl.clamp(min=self.settings.free_bits)
+            divergence = divergence + kl
+        return kl_weight * divergence - means.log_likelihood
 
-    def loss_and_terms(
+    def loss_and_means(
         self, model: Any, guide: Any, x: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Terms]:
-        """The loss under the present `kl_weight`, and the terms that it was made of."""
+    ) -> tuple[Tensor, Means]:
+        """The loss under the present `kl_weight`, and the means of the terms that it was made of."""
         k = self.settings.num_samples
         if k == 1:
-            terms = self.terms(model, guide, x, *args, **kwargs)
-            return self.loss_of(terms, self.kl_weight), terms
+            means = self.terms(model, guide, x, *args, **kwargs).means(self.num_data)
+            return self.loss_of(means, self.kl_weight), means
         many = x.repeat_interleave(k, 0)
         terms = self.terms(model, guide, many, *args, analytic=False, **kwargs)
         log_weights = terms.log_weight(self.kl_weight).unflatten(0, (-1, k))
-        return math.log(k) - log_weights.logsumexp(1).mean(), terms
+        loss = math.log(k) - log_weights.logsumexp(1).mean()
+        return loss, terms.means(self.num_data)
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
-        return self.loss_and_terms(model, guide, *args, **kwargs)[0]
+        return self.loss_and_means(model, guide, *args, **kwargs)[0]
 
     def _same_order(self, model_trace: Any, guide_trace: Any, guide: Any) -> bool:
         if isinstance(guide, GuideMessenger):
@@ -167,7 +183,7 @@ def per_datum(value: Any, site: Any, n: int) -> Any:
 
 
 def _divergence(posterior: Any, site: Any, analytic: bool) -> Any:
-    if analytic:
+    if analytic and not isinstance(unwrapped(posterior), dist.Delta):
         try:
             return kl_divergence(posterior, site["fn"])
         except NotImplementedError:

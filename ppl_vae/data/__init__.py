@@ -1,0 +1,161 @@
+"""Data sets of images: one file a source, one call to load any of them.
+
+>>> digits = load("digits", binarization="dynamic", valid=200)
+>>> len(digits.train), len(digits.valid), len(digits.test), digits.x_shape
+(1300, 200, 297, (1, 8, 8))
+>>> digits.train.binarization, digits.test.binarization
+('dynamic', 'static')
+"""
+
+from __future__ import annotations
+
+__all__ = ["Dataset", "Factors", "Images", "Source", "load", "names", "source"]
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from ppl_vae.data import (
+    arrays,
+    cifar10,
+    digits,
+    dsprites,
+    fashion_mnist,
+    folder,
+    mnist,
+    omniglot,
+)
+from ppl_vae.data.binarization import check_seed
+from ppl_vae.data.images import BINARIZATIONS, Dataset, Factors, Images, Source
+from ppl_vae.data.splits import hold_out
+from ppl_vae.errors import UsageError, nearest
+
+_READERS = {
+    "cifar10": cifar10,
+    "digits": digits,
+    "dsprites": dsprites,
+    "fashion_mnist": fashion_mnist,
+    "folder": folder,
+    "mnist": mnist,
+    "npy": arrays,
+    "npz": arrays,
+    "omniglot": omniglot,
+}
+
+
+def names() -> list[str]:
+    """The names that `load` knows, in alphabetical order.
+
+    >>> names()[:3]
+    ['cifar10', 'digits', 'dsprites']
+    """
+    return sorted(_READERS)
+
+
+def source(name: str, binarization: str = "none") -> Source:
+    """Title, split, size, range, licence and citation of a set, without loading it."""
+    if name not in _READERS:
+        raise UsageError(f"data: no set is called {name!r}: {nearest(str(name), _READERS)}")
+    if (name, binarization) == ("mnist", "static"):
+        return mnist.STATIC_SOURCE
+    return _READERS[name].SOURCE
+
+
+def load(
+    name: str,
+    *,
+    binarization: Literal["none", "dynamic", "static"] = "none",
+    valid: int = 0,
+    path: str | Path | None = None,
+    seed: int = 0,
+    image_size: int | None = None,
+) -> Dataset:
+    """Load a set of images; the first time, and unless it is at hand, download it.
+
+    Args:
+        name: one of `names()`.
+        binarization: "none", grey values; "dynamic", the training images are drawn anew at every
+            use, those to validate and test with once; "static", all are drawn once (MNIST has
+            Larochelle's published draw, dSprites is binary).
+        valid: number of images held out from the end of the training images, 0 for none.
+        path: for "folder", "npy" and "npz" what to read; for the others a folder that holds their
+            files, searched in place of `PPL_VAE_DATA`, the cache and the network.
+        seed: of the draws that are made once: test images take `seed`, the others `seed` + 1.
+        image_size: for "folder", the side in pixels to crop and rescale images to.
+
+    Raises:
+        UsageError: unknown name, impossible request, missing or damaged files; one line with the
+            way out.
+    """
+    about = source(name, binarization)
+    _check_request(name, about, binarization, seed, image_size)
+    train, test = _read(name, binarization, path, image_size)
+    _check_grey(name, test.x_shape[0], binarization)
+    return _assemble(name, train, test, about, binarization, valid, seed)
+
+
+def _check_request(
+    name: str, about: Source, binarization: str, seed: int, image_size: int | None
+) -> None:
+    """What can be refused before anything is read or downloaded."""
+    if binarization not in BINARIZATIONS:
+        raise UsageError(
+            f"binarization: no such way, {binarization!r}: "
+            f"{nearest(str(binarization), BINARIZATIONS)}"
+        )
+    check_seed(seed)
+    if image_size is not None and name != "folder":
+        raise UsageError(
+            f"image_size: expected none for {name!r}, came {image_size}: only 'folder' rescales"
+        )
+    if about.size is not None:
+        _check_grey(name, about.size[0], binarization)
+
+
+def _read(
+    name: str, binarization: str, path: str | Path | None, image_size: int | None
+) -> tuple[Images, Images]:
+    if name == "folder":
+        return folder.read(path, image_size=image_size)
+    if (name, binarization) == ("mnist", "static"):
+        return mnist.read_static(path)
+    return _READERS[name].read(path)
+
+
+def _check_grey(name: str, channels: int, binarization: str) -> None:
+    if binarization != "none" and channels != 1:
+        raise UsageError(
+            f"binarization: expected 'none' for {name!r}, whose images have {channels} channels, "
+            f"came {binarization!r}: leave them as they are, or make them grey"
+        )
+
+
+def _assemble(
+    name: str,
+    train: Images,
+    test: Images,
+    about: Source,
+    binarization: Literal["none", "dynamic", "static"],
+    valid: int,
+    seed: int,
+) -> Dataset:
+    """Hold out, then draw what is drawn once."""
+    if binarization == "static":
+        kept, held = hold_out(train.fixed(seed + 1), valid)
+        return Dataset(name, kept, held, test.fixed(seed), about)
+    kept, held = hold_out(_grey(train, binarization), valid)
+    test = _grey(test, binarization)
+    if binarization == "dynamic":
+        held = None if held is None else held.fixed(seed + 1)
+        test = test.fixed(seed)
+    return Dataset(name, kept, held, test, about)
+
+
+def _grey(images: Images, binarization: Literal["none", "dynamic", "static"]) -> Images:
+    """Binary images as 0 and 255, in place where possible: dSprites takes 3 GB once, not twice."""
+    values = images.images
+    if images.binarization == "static":
+        target = values if values.flags.writeable else None
+        values = np.multiply(values, np.uint8(255), out=target)
+    return Images(values, images.labels, binarization, images.factors)

@@ -1,0 +1,147 @@
+"""A recipe trained into a run's folder, begun or gone on with, and its figures."""
+
+from __future__ import annotations
+
+__all__ = ["begin", "data_of", "go_on", "load_data"]
+
+import os
+import shlex
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ppl_vae import recipes
+from ppl_vae.errors import TrainingError, UsageError
+from ppl_vae.recipes import Recipe
+from ppl_vae.typed import room
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from ppl_vae.data import Dataset
+    from ppl_vae.runs import Run
+
+SHOWN = 20  # images of a figure
+
+
+def begin(recipe: Recipe, ppl: str, folder: str | os.PathLike[str], command: str = "") -> Run:
+    """Train a new run.
+
+    Its folder is made once recipe, data and programs have been checked, and is freed again where
+    training fails before the first checkpoint, so that the mended command can be given as it is.
+
+    Raises:
+        UsageError: the folder holds a run, or something about the recipe is wrong.
+        TrainingError: training cannot go on; what to change is in the message.
+    """
+    from ppl_vae.runs import Run
+
+    recipe = _at_home(recipe)
+    data = load_data(recipe)
+    pair = recipes.build(recipe, ppl, data.x_shape)
+    run = Run.create(folder, recipe.to_dict(), ppl, command, x_shape=[*data.x_shape])
+    try:
+        _fit(run, recipe, data, pair, resume=False)
+    except (UsageError, TrainingError):
+        if run.last is None:
+            _discard(run)
+        raise
+    return run
+
+
+def go_on(run: Run, recipe: Recipe | None = None) -> Run:
+    """Train a run further, from its last whole checkpoint.
+
+    Args:
+        run: opened.
+        recipe: the run's own, but perhaps for the number of epochs; None takes the run's.
+
+    Raises:
+        UsageError: anything but `training.epochs` has changed, or the data.
+        TrainingError: training cannot go on; what to change is in the message.
+    """
+    old = Recipe.from_dict(run.recipe)
+    recipe = old if recipe is None else _at_home(recipe)
+    for key in recipes.differences(old, recipe):
+        if key != "training.epochs":
+            raise UsageError(
+                f"{key}: cannot change with --resume, training.epochs alone may: "
+                "leave it as it was, or train into another folder"
+            )
+    data = data_of(run, recipe)
+    pair = recipes.build(recipe, run.ppl, data.x_shape)
+    run.write_recipe(recipe.to_dict())
+    _fit(run, recipe, data, pair, resume=True)
+    return run
+
+
+def load_data(recipe: Recipe) -> Dataset:
+    """The recipe's data set."""
+    from ppl_vae import data
+
+    return data.load(**asdict(recipe.data))
+
+
+def data_of(run: Run, recipe: Recipe) -> Dataset:
+    """The data of a run; UsageError where other images have taken their place since."""
+    found, trained = load_data(recipe), tuple(run.about["x_shape"])
+    if found.x_shape != trained:
+        raise UsageError(
+            f"{run.path}: trained on images of shape {trained}, but {recipe.data.name} has "
+            f"{found.x_shape} now: put back what it was trained on, or train anew"
+        )
+    return found
+
+
+def _fit(run: Run, recipe: Recipe, data: Dataset, pair: tuple[Any, Any], *, resume: bool) -> None:
+    settings = {"objective": recipe.objective, "run": run, "resume": resume}
+    try:
+        fitted = room(run.ppl).fit(
+            *pair, data.train, valid=data.valid, **settings, **asdict(recipe.training)
+        )
+    except KeyboardInterrupt as stop:
+        again = f"ppl-vae train --out {shlex.quote(str(run.path))} --resume"
+        raise KeyboardInterrupt(f"stopped; {again} goes on from the last checkpoint") from stop
+    _draw(run, data, pair, fitted.history)
+
+
+def _draw(run: Run, data: Dataset, pair: tuple[Any, Any], history: xr.Dataset) -> None:
+    """Every figure of a trained run, of its last weights."""
+    from evaluation import figures
+
+    folder, programs = run.figures, room(run.ppl)
+    history = history.assign_attrs(data=data.name, ppl=run.ppl)
+    figures.learning_curves(history, folder / "learning_curves.png")
+    figures.kl_by_site(history, folder / "kl_by_site.png")
+    if "posterior_loc" in history:
+        figures.posterior_range(history, folder / "posterior_range.png")
+    shown = data.test.take(min(SHOWN, len(data.test)))
+    means = np.asarray(programs.reconstruct(*pair, shown))
+    figures.reconstructions(shown.images, means, folder / "reconstructions.png", limit=SHOWN)
+    drawn = np.asarray(programs.sample(pair[0], SHOWN)["x_mean"])
+    figures.samples_with_neighbours(drawn, data.train.images, folder / "samples.png", limit=SHOWN)
+    kept = sorted((run.path / "samples").glob("epoch-*.npy"))
+    over_time = [(int(path.stem.partition("-")[2]), np.load(path)) for path in kept]
+    if over_time:
+        figures.samples_over_time(over_time, folder / "samples_over_time.png")
+
+
+def _at_home(recipe: Recipe) -> Recipe:
+    """The recipe with the path of its data such that it holds from any folder."""
+    if recipe.data.path is None:
+        return recipe
+    path = str(Path(recipe.data.path).expanduser().resolve())
+    return replace(recipe, data=replace(recipe.data, path=path))
+
+
+def _discard(run: Run) -> None:
+    """Take away what a run without a checkpoint has in its folder, and nothing else."""
+    for name in ("tensorboard", "samples", "checkpoints"):
+        shutil.rmtree(run.path / name, ignore_errors=True)
+    for name in ("run.json", "recipe.yaml"):
+        (run.path / name).unlink(missing_ok=True)
+    if not any(run.path.iterdir()):
+        run.path.rmdir()

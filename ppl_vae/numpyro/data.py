@@ -1,0 +1,80 @@
+"""Images on the device, and batches of them as the likelihood wants them."""
+
+from __future__ import annotations
+
+__all__ = ["DeviceImages", "as_images", "check_support"]
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from ppl_vae.data.images import Images
+from ppl_vae.errors import UsageError
+
+
+class DeviceImages:
+    """Images held on a device as they are stored; `batch` makes them what a likelihood scores.
+
+    Args:
+        images: `ppl_vae.data.Images`, or an array (n, c, h, w): floating-point values as they
+            are, uint8 as grey values over 255.
+        device, dtype: of the batches.
+    """
+
+    def __init__(self, images: Any, device: Any, dtype: Any) -> None:
+        images = as_images(images)
+        raw = images.images if isinstance(images, Images) else images
+        self.binarization = images.binarization if isinstance(images, Images) else "none"
+        self.values = jax.device_put(np.ascontiguousarray(raw), device)
+        self.dtype = dtype
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def batch(self, index: Any, rng_key: Any = None) -> Array:
+        """Images at `index` (a slice or an array), a dynamic binarisation drawn anew."""
+        return self.prepared(self.values[index], rng_key)
+
+    def prepared(self, values: Array, rng_key: Any = None) -> Array:
+        """Stored values as the likelihood wants them."""
+        if jnp.issubdtype(values.dtype, jnp.floating):
+            return values.astype(self.dtype)
+        if self.binarization == "static":
+            return values.astype(self.dtype)
+        grey = values.astype(self.dtype) / 255
+        if self.binarization == "dynamic":
+            return jax.random.bernoulli(rng_key, grey).astype(self.dtype)
+        return grey
+
+
+def as_images(images: Any) -> Any:
+    """`Images` as they are; arrays as numpy (n, c, h, w) of finite values."""
+    if isinstance(images, Images):
+        return images
+    array = np.asarray(images)
+    if array.dtype != np.uint8:
+        if not np.issubdtype(array.dtype, np.floating):
+            array = array.astype(np.float32)
+        if not np.isfinite(array).all():
+            first = int(np.argwhere(~np.isfinite(array))[0][0])
+            raise UsageError(f"images: NaN or infinity in image {first}: leave it out or repair it")
+    return array
+
+
+def check_support(name: str, distribution: str, inside: Any, value: Array) -> None:
+    """UsageError where data lie outside a likelihood's support (`inside` is False)."""
+    if bool(inside):
+        return
+    low, high = float(value.min()), float(value.max())
+    hint = (
+        "take binarization 'dynamic' or 'static', or likelihood 'discretized_logistic'"
+        if distribution.startswith("Bernoulli")
+        else "bring the images into its range, grey values to [0, 1]"
+    )
+    raise UsageError(
+        f"images: values in [{low:g}, {high:g}] at site {name} are outside the support of "
+        f"{distribution}: {hint}"
+    )

@@ -1,0 +1,499 @@
+"""`fit`: stochastic variational inference of a model and a guide; an epoch is one `lax.scan`."""
+
+from __future__ import annotations
+
+__all__ = ["fit"]
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax import Array, lax, random
+from numpyro import handlers
+from numpyro.distributions import biject_to, constraints
+from numpyro.infer.autoguide import AutoGuide
+
+from ppl_vae import loop
+from ppl_vae.errors import TrainingError, UsageError
+from ppl_vae.numpyro.bind import SiteRecorder, StateRecorder, fresh, write_back
+from ppl_vae.numpyro.build import as_dtype
+from ppl_vae.numpyro.data import DeviceImages, check_support
+from ppl_vae.numpyro.distributions import unwrapped
+from ppl_vae.numpyro.guide import Guide, latent_sites, quiet, set_mode
+from ppl_vae.numpyro.inference import moments, sample
+from ppl_vae.numpyro.objective import Objective, traces
+from ppl_vae.numpyro.weights import load_state, state
+from ppl_vae.runs import Arrays, Run
+from ppl_vae.settings import ObjectiveSettings, TrainingSettings
+
+PROBE = 256  # images of the batch that the posterior's range is read from
+
+
+def fit(
+    model: Any,
+    guide: Any,
+    train: Any,
+    *,
+    valid: Any = None,
+    objective: ObjectiveSettings | None = None,
+    run: Run | None = None,
+    resume: bool = False,
+    progress: bool = True,
+    callbacks: Iterable[Callable[[Any], Any]] = (),
+    **training: Any,
+) -> loop.Fit:
+    """Train a model and a guide.
+
+    Args:
+        model: a NumPyro program `model(x=None, *, n=None)`: a module, or a plain function.
+        guide: a `Guide`, a module or a plain function over the same latent sites, or one of
+            NumPyro's automatic guides.
+        train: `ppl_vae.data.Images`, or an array (n, c, h, w) in the likelihood's range.
+        valid: the same; its ELBO decides which weights are the best, and early stopping.
+        objective: warm-up, beta, free bits, importance samples (`ObjectiveSettings`).
+        run: folder that takes checkpoints, history, TensorBoard scalars.
+        resume: go on from the run's last whole checkpoint.
+        progress: show a bar.
+        callbacks: each called with the history (xarray.Dataset) after every epoch.
+        **training: fields of `TrainingSettings`: epochs, batch_size, learning_rate, …
+
+    Returns:
+        Fit: history, and `params` of plain functions. Modules are updated in place, and hold
+        the last weights.
+
+    Raises:
+        UsageError: what was asked for cannot be; the message says what to change.
+        TrainingError: NaN, memory or too many skipped steps, with advice.
+    """
+    settings = TrainingSettings.from_keywords(training)
+    goal = objective or ObjectiveSettings()
+    with _surroundings(settings) as device:
+        trainer = NumPyroTrainer(model, guide, train, valid, goal, settings, device)
+        try:
+            history, best_epoch = loop.train(
+                trainer,
+                goal,
+                settings,
+                trainer.full_weight,
+                run=run,
+                resume=resume,
+                show_progress=progress,
+                callbacks=callbacks,
+            )
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            raise TrainingError(
+                f"out of memory: lower training.batch_size (now {trainer.batch_size})"
+            ) from error
+        trainer.write_back()
+        return loop.Fit(history, trainer.learned(), best_epoch)
+
+
+@contextmanager
+def _surroundings(settings: TrainingSettings) -> Iterator[Any]:
+    """Everything global that training sets, put back afterwards; yields the device."""
+    device = _device(settings.device)
+    if settings.precision == "float64" and not jax.config.read("jax_enable_x64"):
+        raise UsageError("training.precision: float64 needs the environment JAX_ENABLE_X64=1")
+    with ExitStack() as stack:
+        stack.enter_context(jax.default_device(device))
+        if settings.precision == "bfloat16":
+            stack.enter_context(jax.default_matmul_precision("bfloat16"))
+        yield device
+
+
+class State(NamedTuple):
+    """What a step changes."""
+
+    params: Any  # {site: value}, unconstrained
+    mutable: Any  # {site: value}, batch norm's statistics among it
+    optimizer: Any
+    averaged: Any  # as params, or None
+
+
+class NumPyroTrainer:
+    """A model, a guide, their optimiser and their data; see `ppl_vae.loop.Trainer`."""
+
+    def __init__(
+        self,
+        model: Any,
+        guide: Any,
+        train: Any,
+        valid: Any,
+        objective: ObjectiveSettings,
+        settings: TrainingSettings,
+        device: Any,
+    ) -> None:
+        self.model, self.guide, self.settings = model, guide, settings
+        self.device = device
+        dtype = jnp.float64 if settings.precision == "float64" else jnp.float32
+        for module in (model, guide):
+            if isinstance(module, nnx.Module):
+                set_mode(module, training=True)
+                if settings.precision == "float64":
+                    as_dtype(module, dtype)
+        self.train = DeviceImages(train, device, dtype)
+        self.valid = None if valid is None else DeviceImages(valid, device, dtype)
+        if len(self.train) == 0:
+            raise UsageError("train: expected at least one image, came none")
+        self.batch_size = min(settings.batch_size, len(self.train))
+        self.steps_per_epoch = len(self.train) // self.batch_size
+        self.objective = Objective(objective, num_data=len(self.train))
+        # An automatic guide keeps a posterior for each place in the batch: order must not change.
+        self.shuffles = not isinstance(guide, AutoGuide)
+        self.key = random.key(settings.seed)
+        self._first_pass()
+        self.epoch = jax.jit(self._epoch, donate_argnums=0)
+        self._validated = jax.jit(self._validation_sums)
+
+    def _first_pass(self) -> None:
+        """One checked pass: sites and supports are looked at, parameters come into being."""
+        x = self.train.batch(slice(0, self.batch_size), self.key)
+        with quiet(self.model, self.guide):
+            check_pair(self.model, self.guide, x)
+            if isinstance(self.guide, AutoGuide):  # it looks at the model once, outside of any jit
+                with handlers.seed(rng_seed=self.key):
+                    self.guide(x)
+            seen = _Seen()
+            values, inside = jax.jit(seen.look, static_argnums=(0, 1))(
+                _Held(self.model), _Held(self.guide), x, self.key
+            )
+        for name, site in seen.observed.items():
+            check_support(name, type(unwrapped(site["fn"])).__name__, inside[name], x)
+        _check_sites(seen.guide, self, len(x))
+        self.sites = (*sorted(seen.latents, key=_natural), *seen.auxiliary)
+        num_latent = sum(site["value"].size for site in seen.latents.values()) / len(x)
+        self.full_weight = self.objective.settings.full_weight(x[0].size, max(1, num_latent))
+        self.modules = {
+            name: module
+            for name, module in seen.recorder.modules.items()
+            if module is self.model or module is self.guide
+        }
+        self.transforms = {
+            name: biject_to(site["kwargs"].get("constraint", constraints.real))
+            for name, site in seen.recorder.params.items()
+        }
+        values |= seen.recorder.module_values()
+        params = {name: t.inv(values[name]) for name, t in self.transforms.items()}
+        if not params:
+            raise UsageError("fit: neither model nor guide has a parameter to train")
+        mutable = {name: values[name] for name in seen.recorder.mutable}
+        self.optimizer = _optimizer(self.settings)
+        averaged = jax.tree.map(jnp.array, params) if self.settings.ema else None
+        self.now = self._placed(State(params, mutable, self.optimizer.init(params), averaged))
+
+    def _placed(self, now: State) -> State:
+        """A copy of its own (a step gives its buffers away to the next), where the data are."""
+        return jax.tree.map(lambda leaf: jax.device_put(jnp.array(leaf), self.device), now)
+
+    def loss(
+        self, params: Any, mutable: Any, x: Array, rng_key: Any, kl_weight: Any
+    ) -> tuple[Array, Any]:
+        """(loss, (means, mutable sites' new values)) of one batch."""
+        recorder = StateRecorder()
+        data = {**self.constrained(params), **fresh(mutable)}
+        with recorder, handlers.substitute(data=data), handlers.seed(rng_seed=rng_key):
+            loss, means = self.objective.loss_and_means(
+                self.model, self.guide, x, kl_weight=kl_weight
+            )
+        return loss, (means, recorder.values)
+
+    def _epoch(self, now: State, values: Array, rng_key: Any, rates: Any) -> tuple[State, Any]:
+        count, size = self.steps_per_epoch * self.batch_size, self.batch_size
+        shuffle, draw = random.split(rng_key)
+        order = jnp.arange(len(values))
+        if self.shuffles:
+            order = random.permutation(shuffle, len(values))
+        keys = random.split(draw, self.steps_per_epoch)
+
+        def step(now: State, inputs: Any) -> tuple[State, Any]:
+            index, key, kl_weight, rate = inputs
+            binarise, noise = random.split(key)
+            x = self.train.prepared(values[index], binarise)
+            return self.step(now, x, noise, kl_weight, rate)
+
+        return lax.scan(step, now, (order[:count].reshape(-1, size), keys, *rates))
+
+    def step(
+        self, now: State, x: Array, rng_key: Any, kl_weight: Any, rate: Any
+    ) -> tuple[State, Any]:
+        """One optimiser step; the row is (loss, log likelihood, gradient norm, skipped, kl by site)."""
+        settings = self.settings
+        gradient = jax.value_and_grad(self.loss, has_aux=True)
+        (loss, (means, mutable)), grads = gradient(now.params, now.mutable, x, rng_key, kl_weight)
+        norm = optax.global_norm(grads)
+        grads = _clipped(grads, norm, settings)
+        updates, optimizer = self.optimizer.update(grads, now.optimizer, now.params)
+        params = jax.tree.map(lambda p, u: p - (rate * u).astype(p.dtype), now.params, updates)
+        averaged = now.averaged
+        if averaged is not None:
+            averaged = optax.incremental_update(params, averaged, 1 - settings.ema)  # type: ignore[operator]
+        skipped = jnp.zeros((), bool)
+        if settings.skip_norm is not None:
+            skipped = ~(norm < settings.skip_norm)
+            old = (now.params, now.optimizer, now.averaged)
+            new = (params, optimizer, averaged)
+            params, optimizer, averaged = jax.tree.map(
+                lambda a, b: jnp.where(skipped, a, b), old, new
+            )
+        kl = [means.kl[site] for site in self.sites]
+        row = jnp.stack([loss, means.log_likelihood, norm, skipped.astype(loss.dtype), *kl])
+        return State(params, mutable, optimizer, averaged), row
+
+    def run_epoch(
+        self,
+        epoch: int,
+        kl_weight: np.ndarray,
+        learning_rate: np.ndarray,
+        tick: Callable[[int], Any],
+    ) -> loop.EpochLog:
+        dtype = self.train.dtype
+        rates = (jnp.asarray(kl_weight, dtype), jnp.asarray(learning_rate, dtype))
+        key = random.fold_in(self.key, epoch)
+        self.now, table = self.epoch(self.now, self.train.values, key, rates)
+        table = np.asarray(table, dtype=np.float64)  # the epoch's one wait for the device
+        tick(self.steps_per_epoch)
+        loss, log_likelihood, norm, skipped = table[:, :4].T
+        return loop.EpochLog(loss, log_likelihood, table[:, 4:], norm, skipped)
+
+    def validate(self) -> tuple[float, np.ndarray] | None:
+        """(log likelihood, kl by site), means over all validation images, one fixed draw."""
+        if self.valid is None:
+            return None
+        total: Any = 0.0
+        for start in range(0, len(self.valid), self.batch_size):
+            values = self.valid.values[start : start + self.batch_size]
+            key = random.fold_in(self._aside, start)
+            with quiet(self.model, self.guide):
+                sums = self._validated(self.now.params, self.now.mutable, values, key)
+            total = total + np.asarray(sums, dtype=np.float64)
+        mean = total / len(self.valid)
+        return float(mean[0]), mean[1:]
+
+    def _validation_sums(self, params: Any, mutable: Any, values: Array, rng_key: Any) -> Array:
+        assert self.valid is not None
+        binarise, noise = random.split(rng_key)
+        x = self.valid.prepared(values, binarise)
+        data = {**self.constrained(params), **fresh(mutable)}
+        with handlers.substitute(data=data), handlers.seed(rng_seed=noise):
+            means = self.objective.terms(self.model, self.guide, x).means(len(self.train))
+        return len(x) * jnp.stack([means.log_likelihood, *(means.kl[s] for s in self.sites)])
+
+    def posterior_range(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Lowest and highest posterior mean and deviation by site, each (sites, 2)."""
+        with quiet(self.model, self.guide):
+            found = self._moments(self.now.params, self.now.mutable, self.train.values[:PROBE])
+        if set(found) != set(self.sites):
+            return None
+        loc = np.array([found[site][0] for site in self.sites], dtype=np.float64)
+        return loc, np.array([found[site][1] for site in self.sites], dtype=np.float64)
+
+    @property
+    def _moments(self) -> Callable[..., Any]:
+        if not hasattr(self, "_jitted_moments"):
+
+            def ranges(params: Any, mutable: Any, values: Array) -> Any:
+                x = self.train.prepared(values, self._aside)
+                data = {**self.constrained(params), **fresh(mutable)}
+                with handlers.substitute(data=data), handlers.seed(rng_seed=self._aside):
+                    found = moments(self.model, self.guide, x)
+                return jax.tree.map(lambda part: jnp.stack([part.min(), part.max()]), found)
+
+            self._jitted_moments = jax.jit(ranges)
+        return self._jitted_moments
+
+    def prior_samples(self, num_samples: int) -> np.ndarray | None:
+        """Mean images (n, c, h, w) of prior draws; None for programs that do not generate."""
+        params = {**self.constrained(self.now.params), **self.now.mutable}
+        try:
+            drawn = sample(self.model, num_samples, params=params, seed=self.settings.seed + 1)
+            return np.asarray(drawn["x_mean"])
+        except (TypeError, KeyError, UsageError):
+            return None
+
+    @property
+    def _aside(self) -> Any:
+        """A key for looking at the pair while it trains."""
+        return random.key(self.settings.seed + 1)
+
+    def constrained(self, params: Any) -> dict[str, Any]:
+        return {name: self.transforms[name](value) for name, value in params.items()}
+
+    def write_back(self) -> None:
+        """The present weights into the modules."""
+        write_back(self.modules, {**self.now.params, **self.now.mutable})
+
+    def learned(self) -> dict[str, Any]:
+        """Constrained values of what plain functions asked for, their mutable sites among it."""
+        own = {**self.constrained(self.now.params), **self.now.mutable}
+        return {name: value for name, value in own.items() if not self._in_module(name)}
+
+    def _in_module(self, site: str) -> bool:
+        return site.rpartition("$")[0] in self.modules
+
+    def weights(self) -> Arrays:
+        return self._as_arrays(self.now.params)
+
+    def averaged_weights(self) -> Arrays | None:
+        return None if self.now.averaged is None else self._as_arrays(self.now.averaged)
+
+    def _as_arrays(self, params: Any) -> Arrays:
+        write_back(self.modules, {**params, **self.now.mutable})
+        plain = {name: value for name, value in params.items() if not self._in_module(name)}
+        return {**state(self.model, self.guide), **_flat("params", plain)}
+
+    def _from_arrays(self, weights: Arrays) -> Any:
+        plain = {name: v for name, v in self.now.params.items() if not self._in_module(name)}
+        extra = {name: value for name, value in weights.items() if name.startswith("params[")}
+        load_state(
+            self.model, self.guide, {k: v for k, v in weights.items() if k not in extra}
+        )
+        recorder = SiteRecorder()
+        recorder.modules = self.modules
+        own = recorder.module_values()
+        params = {name: own.get(name) for name in self.now.params}
+        copied = jax.tree.map(jnp.array, {**params, **_unflat("params", plain, extra)})
+        return copied
+
+    def state(self) -> tuple[Arrays, dict[str, Any]]:
+        arrays = _flat("optimizer", self.now.optimizer) | _flat("mutable", self.now.mutable)
+        return arrays, {"device": jax.default_backend()}
+
+    def restore(self, weights: Arrays, averaged: Arrays | None, state: Arrays, info: Any) -> None:
+        kept = self.now.averaged
+        if kept is not None:
+            kept = self._from_arrays(averaged or weights)
+        params = self._from_arrays(weights)
+        mutable = _unflat("mutable", self.now.mutable, state)
+        optimizer = _unflat("optimizer", self.now.optimizer, state)
+        self.now = self._placed(State(params, mutable, optimizer, kept))
+
+
+class _Held:
+    """A program as a static argument of `jit`, equal to itself alone."""
+
+    def __init__(self, program: Any) -> None:
+        self.program = program
+
+
+class _Seen:
+    """What one traced pass of a pair shows."""
+
+    def look(self, model: _Held, guide: _Held, x: Array, rng_key: Any) -> Any:
+        """Values of parameters outside of modules, and whether data lie in the support."""
+        self.recorder = SiteRecorder()
+        with self.recorder, handlers.seed(rng_seed=rng_key):
+            model_trace, self.guide = traces(model.program, guide.program, x)
+        sites = {n: s for n, s in model_trace.items() if s["type"] == "sample"}
+        self.observed = {name: site for name, site in sites.items() if site["is_observed"]}
+        self.latents = {name: site for name, site in sites.items() if not site["is_observed"]}
+        self.auxiliary = [
+            name
+            for name, site in self.guide.items()
+            if site["type"] == "sample" and name not in sites
+        ]
+        inside = {n: jnp.all(s["fn"].support(s["value"])) for n, s in self.observed.items()}
+        own = self.recorder.module_values()
+        asked = {**self.recorder.params, **self.recorder.mutable}
+        return {name: site["value"] for name, site in asked.items() if name not in own}, inside
+
+
+def check_pair(model: Any, guide: Any, x: Array) -> None:
+    """UsageError where guide and model do not cover the same latent sites."""
+    sites = getattr(guide, "sites", None)
+    if not isinstance(sites, dict):
+        return
+    wanted = latent_sites(model)
+    if dict(sites) != wanted:
+        raise UsageError(
+            f"guide covers sites {_listed(sites)} but the model has {_listed(wanted)}: "
+            "build the guide from this model"
+        )
+    if isinstance(guide, Guide) and guide.model is not model:
+        raise UsageError("guide was built from another model: build it from the one to be trained")
+
+
+def _check_sites(guide_trace: Any, trainer: NumPyroTrainer, n: int) -> None:
+    for name, site in guide_trace.items():
+        if site["type"] != "sample":
+            continue
+        if not site["fn"].has_rsample and type(site["fn"]).__name__ != "Delta":
+            raise UsageError(
+                f"site {name}: {type(site['fn']).__name__} has no reparametrised draws, so its "
+                "gradient would be missing: take a relaxed distribution"
+            )
+        local = any(frame.size == n for frame in site["cond_indep_stack"])
+        if local and not trainer.shuffles and n < len(trainer.train):
+            raise UsageError(
+                f"{type(trainer.guide).__name__} keeps one posterior for each image of a batch, so "
+                f"site {name} cannot be trained on minibatches: set batch_size to "
+                f"{len(trainer.train)} (all images), or take an amortised guide"
+            )
+
+
+def _listed(sites: Any) -> str:
+    return ", ".join(sorted(sites, key=_natural)) or "none"
+
+
+def _natural(name: str) -> tuple[str, int]:
+    head = name.rstrip("0123456789")
+    return head, int(name[len(head) :] or 0)
+
+
+def _device(name: str | None) -> Any:
+    if name is None:
+        return jax.devices()[0]
+    kind, _, index = name.partition(":")
+    try:
+        return jax.devices("gpu" if kind == "cuda" else kind)[int(index or 0)]
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise UsageError(f"training.device: no {name!r} here: take cpu, gpu or null") from error
+
+
+def _optimizer(settings: TrainingSettings) -> optax.GradientTransformation:
+    """The update before it is multiplied by the learning rate."""
+    first, second = settings.betas
+    kind = optax.scale_by_adamax if settings.optimizer == "adamax" else optax.scale_by_adam
+    moments = kind(b1=first, b2=second, eps=settings.eps)
+    if not settings.weight_decay:
+        return moments
+    decay = optax.add_decayed_weights(settings.weight_decay)
+    decoupled = settings.optimizer == "adamw"
+    return optax.chain(moments, decay) if decoupled else optax.chain(decay, moments)
+
+
+def _clipped(grads: Any, norm: Array, settings: TrainingSettings) -> Any:
+    if settings.clip_norm:
+        factor = jnp.minimum(1.0, settings.clip_norm / (norm + 1e-6))
+        grads = jax.tree.map(lambda g: g * factor, grads)
+    if settings.clip_value:
+        cap = settings.clip_value
+        grads = jax.tree.map(lambda g: jnp.clip(g, -cap, cap), grads)
+    return grads
+
+
+def _flat(prefix: str, tree: Any) -> Arrays:
+    """{path: array} of a tree's leaves; random keys as their data."""
+    found = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = random.key_data(leaf)
+        found[prefix + jax.tree_util.keystr(path)] = np.asarray(leaf)
+    return found
+
+
+def _unflat(prefix: str, tree: Any, arrays: Arrays) -> Any:
+    """A tree like `tree` with the leaves that `_flat` wrote."""
+    leaves, shape = jax.tree_util.tree_flatten_with_path(tree)
+    found = []
+    for path, leaf in leaves:
+        value = jnp.asarray(arrays[prefix + jax.tree_util.keystr(path)])
+        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        found.append(random.wrap_key_data(value) if is_key else value)
+    return jax.tree.unflatten(shape, found)

@@ -1,0 +1,81 @@
+"""Weights as {name: array} in torch's layout, the form that is stored and that both PPLs read.
+
+| Flax NNX | torch |
+|---|---|
+| Linear kernel (in, out) | weight (out, in) |
+| Conv kernel (height, width, in, out) | weight (out, in, height, width) |
+| BatchNorm scale, mean, var | weight, running_mean, running_var |
+
+Batch norm's running variance is torch's unbiased estimate where Pyro trained and Flax's biased one
+where NumPyro did; it is carried over as it stands, so both evaluate to the same numbers.
+"""
+
+from __future__ import annotations
+
+__all__ = ["load_state", "state"]
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from ppl_vae.errors import UsageError
+
+Arrays = dict[str, np.ndarray]
+BATCH_NORM = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+
+
+def state(model: Any, guide: Any) -> Arrays:
+    """Parameters and batch-norm statistics of the modules among the pair."""
+    return {
+        name: np.ascontiguousarray(np.asarray(variable[...]).transpose(order))
+        for name, (variable, order) in _variables(model, guide).items()
+    }
+
+
+def load_state(model: Any, guide: Any, arrays: Arrays) -> None:
+    """Put `arrays` into the pair's modules; UsageError names what is missing, left over or misshapen."""
+    own = _variables(model, guide)
+    missing, foreign = sorted(own.keys() - arrays.keys()), sorted(arrays.keys() - own.keys())
+    if missing or foreign:
+        raise UsageError(
+            f"weights: made for another model or guide: missing {missing[:3]}, not known "
+            f"{foreign[:3]}: load them with the recipe that they were trained with"
+        )
+    for name, (variable, order) in own.items():
+        value = np.asarray(arrays[name])
+        value = value.transpose(np.argsort(order)) if value.ndim == len(order) else value
+        if value.shape != variable[...].shape:
+            expected = tuple(variable[...].shape[i] for i in order)
+            raise UsageError(
+                f"weights: {name} expected shape {expected}, came {arrays[name].shape}: "
+                "load them with the recipe that they were trained with"
+            )
+        variable[...] = jnp.asarray(value, dtype=variable[...].dtype)
+
+
+def _variables(model: Any, guide: Any) -> dict[str, tuple[nnx.Variable, tuple[int, ...]]]:
+    """{torch name: (variable, order of its axes in torch)}."""
+    found = {}
+    for prefix, module in (("model", model), ("guide", guide)):
+        if not isinstance(module, nnx.Module):
+            continue
+        for path, owner in nnx.iter_graph(module):
+            if not isinstance(owner, nnx.Module):
+                continue
+            for name, variable in vars(owner).items():
+                if isinstance(variable, nnx.Param | nnx.BatchStat):
+                    name, order = _in_torch(owner, name, variable[...].ndim)
+                    found[".".join([prefix, *map(str, path), name])] = (variable, order)
+    return found
+
+
+def _in_torch(owner: Any, name: str, ndim: int) -> tuple[str, tuple[int, ...]]:
+    if isinstance(owner, nnx.BatchNorm):
+        return BATCH_NORM[name], (0,)
+    if isinstance(owner, nnx.Linear) and name == "kernel":
+        return "weight", (1, 0)
+    if isinstance(owner, nnx.Conv) and name == "kernel":
+        return "weight", (ndim - 1, ndim - 2, *range(ndim - 2))
+    return name, tuple(range(ndim))

@@ -1,0 +1,34 @@
+"""From a recipe to its model and guide, with the recipe's seed."""
+
+from __future__ import annotations
+
+__all__ = ["build"]
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from ppl_vae.recipes import Recipe
+
+
+def build(recipe: Recipe, x_shape: Sequence[int]) -> tuple[Any, Any]:
+    """(model, guide) with fresh weights, in evaluation mode.
+
+    Args:
+        recipe: classes, their arguments, training.seed and training.precision.
+        x_shape: (channels, height, width) of its data.
+    """
+    model_class, model_args = recipe.model.resolve("model", "pyro")
+    guide_class, guide_args = recipe.guide.resolve("guide", "pyro")
+    with torch.random.fork_rng():
+        torch.manual_seed(recipe.training.seed)
+        model = model_class(tuple(x_shape), **model_args)
+        guide = guide_class(model, **guide_args)
+    for part in (model, guide):
+        if isinstance(part, nn.Module):
+            part.eval()
+            if recipe.training.precision == "float64":
+                part.double()
+    return model, guide

@@ -1,0 +1,80 @@
+"""Images on the device, and batches of them as the likelihood wants them."""
+
+from __future__ import annotations
+
+__all__ = ["DeviceImages", "as_images", "check_support"]
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ppl_vae.data.images import Images
+from ppl_vae.errors import UsageError
+
+
+class DeviceImages:
+    """Images held on a device as they are stored; `batch` makes them what a likelihood scores.
+
+    Args:
+        images: `ppl_vae.data.Images`, or an array (n, c, h, w): floating-point values as they
+            are, uint8 as grey values over 255.
+        device, dtype: of the batches.
+    """
+
+    def __init__(self, images: Any, device: torch.device, dtype: torch.dtype) -> None:
+        images = as_images(images)
+        raw = images.images if isinstance(images, Images) else images
+        self.binarization = images.binarization if isinstance(images, Images) else "none"
+        self.values = torch.as_tensor(np.ascontiguousarray(raw), device=device)
+        self.dtype = dtype
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def batch(self, index: Any) -> Tensor:
+        """Images at `index` (a slice or a tensor), a dynamic binarisation drawn anew."""
+        values = self.values[index]
+        if values.is_floating_point():
+            return values.to(self.dtype)
+        if self.binarization == "static":
+            return values.to(self.dtype)
+        grey = values.to(self.dtype) / 255
+        return torch.bernoulli(grey) if self.binarization == "dynamic" else grey
+
+
+def as_images(images: Any) -> Any:
+    """`Images` as they are; arrays and tensors as numpy (n, c, h, w) of finite values."""
+    if isinstance(images, Images):
+        return images
+    if isinstance(images, Tensor):
+        images = images.detach().cpu().numpy()
+    array = np.asarray(images)
+    if array.dtype != np.uint8:
+        if not np.issubdtype(array.dtype, np.floating):
+            array = array.astype(np.float32)
+        if not np.isfinite(array).all():
+            first = int(np.argwhere(~np.isfinite(array))[0][0])
+            raise UsageError(f"images: NaN or infinity in image {first}: leave it out or repair it")
+    return array
+
+
+def check_support(name: str, fn: Any, value: Tensor) -> None:
+    """UsageError where data lie outside a likelihood's support."""
+    inside = fn.support.check(value)
+    if bool(inside.all()):
+        return
+    base = fn
+    while hasattr(base, "base_dist"):
+        base = base.base_dist
+    low, high = float(value.min()), float(value.max())
+    hint = (
+        "take binarization 'dynamic' or 'static', or likelihood 'discretized_logistic'"
+        if type(base).__name__.startswith("Bernoulli")
+        else "bring the images into its range, grey values to [0, 1]"
+    )
+    raise UsageError(
+        f"images: values in [{low:g}, {high:g}] at site {name} are outside the support of "
+        f"{type(base).__name__}: {hint}"
+    )

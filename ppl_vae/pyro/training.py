@@ -1,0 +1,402 @@
+"""`fit`: stochastic variational inference of a model and a guide, by torch's own optimisers."""
+
+from __future__ import annotations
+
+__all__ = ["fit"]
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer.autoguide import AutoGuide
+from pyro.infer.autoguide.effect import AutoMessenger
+from torch import Tensor, nn
+
+from ppl_vae import loop
+from ppl_vae.errors import TrainingError, UsageError
+from ppl_vae.pyro.data import DeviceImages, check_support
+from ppl_vae.pyro.guide import Guide, quiet
+from ppl_vae.pyro.inference import moments, sample
+from ppl_vae.pyro.objective import Objective, traces
+from ppl_vae.pyro.weights import load_state, state
+from ppl_vae.runs import Arrays, Run
+from ppl_vae.settings import ObjectiveSettings, TrainingSettings
+
+PROBE = 256  # images of the batch that the posterior's range is read from
+
+
+def fit(
+    model: Any,
+    guide: Any,
+    train: Any,
+    *,
+    valid: Any = None,
+    objective: ObjectiveSettings | None = None,
+    run: Run | None = None,
+    resume: bool = False,
+    progress: bool = True,
+    callbacks: Iterable[Callable[[Any], Any]] = (),
+    **training: Any,
+) -> loop.Fit:
+    """Train a model and a guide.
+
+    Args:
+        model: a Pyro program `model(x=None, *, n=None)`: a module, or a plain function.
+        guide: a `Guide`, a module or a plain function over the same latent sites, or one of
+            Pyro's automatic guides.
+        train: `ppl_vae.data.Images`, or an array (n, c, h, w) in the likelihood's range.
+        valid: the same; its ELBO decides which weights are the best, and early stopping.
+        objective: warm-up, beta, free bits, importance samples (`ObjectiveSettings`).
+        run: folder that takes checkpoints, history, TensorBoard scalars.
+        resume: go on from the run's last whole checkpoint.
+        progress: show a bar.
+        callbacks: each called with the history (xarray.Dataset) after every epoch.
+        **training: fields of `TrainingSettings`: epochs, batch_size, learning_rate, …
+
+    Returns:
+        Fit: history, and `params` of plain functions. Modules are updated in place, and hold
+        the last weights.
+
+    Raises:
+        UsageError: what was asked for cannot be; the message says what to change.
+        TrainingError: NaN, memory or too many skipped steps, with advice.
+    """
+    settings = TrainingSettings.from_keywords(training)
+    goal = objective or ObjectiveSettings()
+    with _surroundings(settings):
+        trainer = PyroTrainer(model, guide, train, valid, goal, settings)
+        try:
+            history, best_epoch = loop.train(
+                trainer,
+                goal,
+                settings,
+                trainer.full_weight,
+                run=run,
+                resume=resume,
+                show_progress=progress,
+                callbacks=callbacks,
+            )
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(
+                f"out of memory: lower training.batch_size (now {trainer.batch_size})"
+            ) from error
+        return loop.Fit(history, trainer.learned(), best_epoch)
+
+
+@contextmanager
+def _surroundings(settings: TrainingSettings) -> Iterator[None]:
+    """Everything global that training sets, put back afterwards."""
+    threads = torch.get_num_threads()
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng())
+        stack.enter_context(pyro.validation_enabled(False))
+        stack.enter_context(pyro.settings.context(module_local_params=True))
+        stack.enter_context(pyro.get_param_store().scope())
+        stack.callback(torch.set_num_threads, threads)
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
+        torch.manual_seed(settings.seed)
+        yield
+
+
+class PyroTrainer:
+    """A model, a guide, their optimiser and their data; see `ppl_vae.loop.Trainer`."""
+
+    def __init__(
+        self,
+        model: Any,
+        guide: Any,
+        train: Any,
+        valid: Any,
+        objective: ObjectiveSettings,
+        settings: TrainingSettings,
+    ) -> None:
+        self.model, self.guide, self.settings = model, guide, settings
+        self.device = _device(settings.device)
+        dtype = torch.float64 if settings.precision == "float64" else torch.float32
+        for module in (model, guide):
+            if isinstance(module, nn.Module):
+                module.to(self.device, dtype)
+                module.train()
+        self.train = DeviceImages(train, self.device, dtype)
+        self.valid = None if valid is None else DeviceImages(valid, self.device, dtype)
+        if len(self.train) == 0:
+            raise UsageError("train: expected at least one image, came none")
+        self.batch_size = min(settings.batch_size, len(self.train))
+        self.steps_per_epoch = len(self.train) // self.batch_size
+        self.objective = Objective(objective, num_data=len(self.train))
+        # An automatic guide keeps a posterior for each place in the batch: order must not change.
+        self.shuffles = isinstance(guide, Guide) or not isinstance(guide, AutoGuide | AutoMessenger)
+        self._first_pass()
+        self.optimizer = _optimizer(list(self.parameters.values()), settings)
+        self.averaged = (
+            {name: p.detach().clone() for name, p in self.parameters.items()}
+            if settings.ema
+            else None
+        )
+
+    def _first_pass(self) -> None:
+        """One checked pass: sites and supports are looked at, lazy parameters come into being."""
+        x = self.train.batch(slice(0, self.batch_size))
+        with pyro.validation_enabled(True), quiet(self.model, self.guide), torch.random.fork_rng():
+            check_pair(self.model, self.guide, x)
+            with poutine.trace(param_only=True) as params:
+                model_trace, guide_trace = traces(self.model, self.guide, x)
+        for name, site in model_trace.nodes.items():
+            if site["type"] == "sample" and site["is_observed"]:
+                check_support(name, site["fn"], site["value"])
+        _check_sites(guide_trace, self, len(x))
+        latents = [name for name, site in model_trace.nodes.items() if _is_latent(site)]
+        extra = [
+            name
+            for name, site in guide_trace.nodes.items()
+            if site["type"] == "sample" and name not in model_trace.nodes
+        ]
+        self.sites = (*sorted(latents, key=_natural), *extra)
+        num_latent = sum(model_trace.nodes[z]["value"].numel() for z in latents) / len(x)
+        self.full_weight = self.objective.settings.full_weight(x[0].numel(), max(1, num_latent))
+        self.plain = {
+            name: site["value"].unconstrained()
+            for name, site in params.trace.nodes.items()
+            if site["type"] == "param"
+        }
+        own = {
+            f"{prefix}.{name}": parameter
+            for prefix, module in (("model", self.model), ("guide", self.guide))
+            if isinstance(module, nn.Module)
+            for name, parameter in module.named_parameters()
+        }
+        known = {id(parameter) for parameter in own.values()}
+        self.plain = {name: p for name, p in self.plain.items() if id(p) not in known}
+        self.parameters = {**own, **{f"params.{name}": p for name, p in self.plain.items()}}
+        if not self.parameters:
+            raise UsageError("fit: neither model nor guide has a parameter to train")
+
+    def run_epoch(
+        self,
+        epoch: int,
+        kl_weight: np.ndarray,
+        learning_rate: np.ndarray,
+        tick: Callable[[int], Any],
+    ) -> loop.EpochLog:
+        count, size = len(self.train), self.batch_size
+        order = torch.randperm(count, device=self.device) if self.shuffles else None
+        rows = []
+        for i, (weight, rate) in enumerate(zip(kl_weight, learning_rate, strict=True)):
+            part = slice(i * size, (i + 1) * size)
+            x = self.train.batch(part if order is None else order[part])
+            rows.append(self.step(x, float(weight), float(rate)))
+            tick(1)
+        table = torch.stack(rows).cpu().double().numpy()  # the epoch's one wait for the device
+        loss, log_likelihood, norm, skipped = table[:, :4].T
+        return loop.EpochLog(loss, log_likelihood, table[:, 4:], norm, skipped)
+
+    def step(self, x: Tensor, kl_weight: float, learning_rate: float) -> Tensor:
+        """One optimiser step; (loss, log likelihood, gradient norm, skipped, kl by site)."""
+        settings = self.settings
+        self.objective.kl_weight = kl_weight
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.optimizer.zero_grad(set_to_none=True)
+        autocast = settings.precision == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=autocast):
+            loss, means = self.objective.loss_and_means(self.model, self.guide, x)
+        loss.backward()
+        parameters = list(self.parameters.values())
+        norm = nn.utils.clip_grad_norm_(parameters, settings.clip_norm or math.inf)
+        if settings.clip_value:
+            nn.utils.clip_grad_value_(parameters, settings.clip_value)
+        skipped = self._apply(parameters, norm)
+        kl = [means.kl[site] for site in self.sites]
+        row = [loss, means.log_likelihood, norm, skipped, *kl]
+        return torch.stack([value.detach().to(loss.dtype) for value in row])
+
+    def _apply(self, parameters: list[Tensor], norm: Tensor) -> Tensor:
+        """Optimiser and average, undone on the device where the gradient is out of bounds."""
+        if self.settings.skip_norm is None:
+            self.optimizer.step()
+            self._average(parameters)
+            return norm.new_zeros(())
+        skip = ~(norm < self.settings.skip_norm)
+        before = {id(t): t.detach().clone() for t in self._moving(parameters)}
+        self.optimizer.step()
+        self._average(parameters)
+        with torch.no_grad():
+            for now in self._moving(parameters):
+                old = before.get(id(now))  # the optimiser makes its state, zeros, in its first step
+                now.copy_(torch.where(skip, torch.zeros_like(now) if old is None else old, now))
+        return skip
+
+    def _moving(self, parameters: list[Tensor]) -> list[Tensor]:
+        slots = [t for state in self.optimizer.state.values() for t in state.values()]
+        return [*slots, *parameters, *(self.averaged or {}).values()]
+
+    def _average(self, parameters: list[Tensor]) -> None:
+        if self.averaged is not None:
+            with torch.no_grad():
+                weight = 1 - self.settings.ema  # type: ignore[operator]
+                torch._foreach_lerp_(list(self.averaged.values()), parameters, weight)
+
+    @torch.no_grad()
+    def validate(self) -> tuple[float, np.ndarray] | None:
+        """(log likelihood, kl by site), means over all validation images, one fixed draw."""
+        if self.valid is None:
+            return None
+        total: Any = 0.0
+        with self._aside():
+            for start in range(0, len(self.valid), self.batch_size):
+                x = self.valid.batch(slice(start, start + self.batch_size))
+                means = self.objective.terms(self.model, self.guide, x).means(len(self.train))
+                row = [means.log_likelihood, *(means.kl[site] for site in self.sites)]
+                total = total + len(x) * torch.stack(row).double()
+        mean = (total / len(self.valid)).cpu().numpy()
+        return float(mean[0]), mean[1:]
+
+    def posterior_range(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Lowest and highest posterior mean and deviation by site, each (sites, 2)."""
+        with self._aside():
+            found = moments(self.model, self.guide, self.train.batch(slice(0, PROBE)))
+        if set(found) != set(self.sites):
+            return None
+        loc = [(found[site][0].min(), found[site][0].max()) for site in self.sites]
+        scale = [(found[site][1].min(), found[site][1].max()) for site in self.sites]
+        return np.array(loc, dtype=np.float64), np.array(scale, dtype=np.float64)
+
+    def prior_samples(self, num_samples: int) -> np.ndarray | None:
+        """Mean images (n, c, h, w) of prior draws; None for programs that do not generate."""
+        try:
+            with self._aside():
+                return sample(self.model, num_samples)["x_mean"].cpu().numpy()
+        except (TypeError, KeyError, UsageError):
+            return None
+
+    @contextmanager
+    def _aside(self) -> Iterator[None]:
+        """Evaluation mode and a random stream of its own: training goes on as if it had not been."""
+        with quiet(self.model, self.guide), torch.random.fork_rng():
+            torch.manual_seed(self.settings.seed + 1)
+            yield
+
+    def learned(self) -> dict[str, Tensor]:
+        """Constrained values of the parameters that plain functions asked for."""
+        store = pyro.get_param_store()
+        return {name: store[name].detach().clone() for name in self.plain}
+
+    def weights(self) -> Arrays:
+        extra = {f"params.{name}": _numpy(p) for name, p in self.plain.items()}
+        return {**state(self.model, self.guide), **extra}
+
+    def averaged_weights(self) -> Arrays | None:
+        if self.averaged is None:
+            return None
+        return {**self.weights(), **{name: _numpy(p) for name, p in self.averaged.items()}}
+
+    def state(self) -> tuple[Arrays, dict[str, Any]]:
+        arrays = {"random": torch.get_rng_state().numpy()}
+        if self.device.type == "cuda":
+            arrays["random.cuda"] = torch.cuda.get_rng_state(self.device).numpy()
+        for i, slots in self.optimizer.state_dict()["state"].items():
+            arrays |= {f"{i}.{slot}": _numpy(value) for slot, value in slots.items()}
+        return arrays, {"threads": torch.get_num_threads(), "device": self.device.type}
+
+    def restore(self, weights: Arrays, averaged: Arrays | None, state: Arrays, info: Any) -> None:
+        plain = {name: weights.pop(f"params.{name}") for name in self.plain}
+        load_state(self.model, self.guide, weights)
+        with torch.no_grad():
+            for name, value in plain.items():
+                self.plain[name].copy_(torch.as_tensor(value))
+            for name, tensor in (self.averaged or {}).items():
+                tensor.copy_(torch.as_tensor((averaged or weights)[name]))
+        slots: dict[int, dict[str, Tensor]] = {}
+        for key, value in state.items():
+            index, _, slot = key.partition(".")
+            if index.isdigit():
+                slots.setdefault(int(index), {})[slot] = torch.as_tensor(value)
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
+        if self.device.type == "cpu" and not self.settings.threads:
+            torch.set_num_threads(info["threads"])  # other thread counts give other bits
+        torch.set_rng_state(torch.as_tensor(state["random"]))
+        if self.device.type == "cuda" and "random.cuda" in state:
+            torch.cuda.set_rng_state(torch.as_tensor(state["random.cuda"]), self.device)
+
+
+def check_pair(model: Any, guide: Any, x: Tensor) -> None:
+    """UsageError where guide and model do not cover the same latent sites."""
+    sites = getattr(guide, "sites", None)
+    if not isinstance(sites, dict):
+        return
+    from ppl_vae.pyro.guide import latent_sites
+
+    wanted = latent_sites(model)
+    if dict(sites) != wanted:
+        raise UsageError(
+            f"guide covers sites {_listed(sites)} but the model has {_listed(wanted)}: "
+            "build the guide from this model"
+        )
+    if isinstance(guide, Guide) and guide.model is not model:
+        raise UsageError("guide was built from another model: build it from the one to be trained")
+
+
+def _check_sites(guide_trace: Any, trainer: PyroTrainer, n: int) -> None:
+    for name, site in guide_trace.nodes.items():
+        if site["type"] != "sample":
+            continue
+        if not site["fn"].has_rsample and type(site["fn"]).__name__ != "Delta":
+            raise UsageError(
+                f"site {name}: {type(site['fn']).__name__} has no reparametrised draws, so its "
+                "gradient would be missing: take a relaxed distribution"
+            )
+        local = any(frame.size == n for frame in site["cond_indep_stack"])
+        if local and not trainer.shuffles and n < len(trainer.train):
+            raise UsageError(
+                f"{type(trainer.guide).__name__} keeps one posterior for each image of a batch, so "
+                f"site {name} cannot be trained on minibatches: set batch_size to "
+                f"{len(trainer.train)} (all images), or take an amortised guide"
+            )
+
+
+def _listed(sites: Any) -> str:
+    return ", ".join(sorted(sites, key=_natural)) or "none"
+
+
+def _is_latent(site: Any) -> bool:
+    return site["type"] == "sample" and not site["is_observed"]
+
+
+def _natural(name: str) -> tuple[str, int]:
+    head = name.rstrip("0123456789")
+    return head, int(name[len(head) :] or 0)
+
+
+def _device(name: str | None) -> torch.device:
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith(("cuda", "gpu")) and not torch.cuda.is_available():
+        raise UsageError(f"training.device: no {name} here: set it to cpu, or leave it null")
+    try:
+        return torch.device("cuda" if name == "gpu" else name)
+    except RuntimeError as error:
+        raise UsageError(f"training.device: unknown {name!r}: take cpu, cuda or null") from error
+
+
+def _optimizer(parameters: list[Tensor], settings: TrainingSettings) -> torch.optim.Optimizer:
+    common: dict[str, Any] = {
+        "lr": settings.learning_rate,
+        "betas": settings.betas,
+        "eps": settings.eps,
+        "weight_decay": settings.weight_decay,
+    }
+    if settings.optimizer == "adamax":
+        return torch.optim.Adamax(parameters, foreach=True, **common)
+    kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
+    return kind(parameters, fused=True, **common)
+
+
+def _numpy(value: Any) -> np.ndarray:
+    return torch.as_tensor(value).detach().cpu().numpy().copy()

@@ -1,0 +1,253 @@
+"""A run's folder: the recipe as run, versions, checkpoints, history, figures.
+
+    RUN/recipe.yaml                  as run
+    RUN/run.json                     PPL, versions, seed, shape of the images, command
+    RUN/history.nc                   see `ppl_vae.loop`
+    RUN/checkpoints/last             one line: the folder of the last whole checkpoint
+    RUN/checkpoints/epoch-000060/    weights, optimiser, averaged and best weights, state.json
+    RUN/samples/                     prior samples as training went on
+    RUN/figures/  RUN/tensorboard/
+
+A checkpoint is written whole under a temporary name, renamed, and only then does `last` name it;
+so a run killed at any moment still has its last whole checkpoint. Weights are safetensors in
+torch's layout, whichever PPL trained them. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Checkpoint", "Run", "load", "versions"]
+
+import importlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import xarray as xr
+import yaml
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from ppl_vae.errors import UsageError, nearest
+
+Arrays = dict[str, np.ndarray]
+PPLS = ("pyro", "numpyro")
+WEIGHTS = ("best", "last", "ema")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One whole checkpoint.
+
+    Attributes:
+        files: {"weights" | "optimizer" | "ema" | "best": {name: array}}.
+        info: epoch, step, patience and what else a trainer needs to go on.
+        history: of all epochs so far, or None before the first.
+    """
+
+    files: dict[str, Arrays]
+    info: dict[str, Any]
+    history: xr.Dataset | None = None
+
+
+class Run:
+    """A run's folder on disk."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    @classmethod
+    def create(
+        cls,
+        path: str | os.PathLike[str],
+        recipe: Mapping[str, Any],
+        ppl: str,
+        command: str = "",
+        **facts: Any,
+    ) -> Self:
+        """A new run; UsageError where `path` holds one already."""
+        run = cls(path)
+        if ppl not in PPLS:
+            raise UsageError(f"ppl: unknown {ppl!r}: {nearest(ppl, PPLS)}")
+        if (run.path / "run.json").exists():
+            raise UsageError(
+                f"{run.path}: holds a run already: add --resume to go on with it, "
+                "or name another folder"
+            )
+        run.path.mkdir(parents=True, exist_ok=True)
+        recipe = dict(recipe)
+        seed = recipe.get("training", {}).get("seed")
+        about = {"ppl": ppl, "seed": seed, "command": command, "versions": versions(), **facts}
+        run.write_recipe(recipe)
+        write_atomically(run.path / "run.json", json.dumps(about, indent=2).encode())
+        return run
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Self:
+        """The run in `path`; UsageError where there is none."""
+        run = cls(path)
+        if not (run.path / "run.json").is_file():
+            raise UsageError(f"{run.path}: no run here (run.json is missing): train one into it")
+        return run
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What run.json says."""
+        return json.loads((self.path / "run.json").read_text())
+
+    @property
+    def ppl(self) -> str:
+        """The PPL that trained it."""
+        return self.about["ppl"]
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The recipe as run."""
+        return yaml.safe_load((self.path / "recipe.yaml").read_text())
+
+    @property
+    def figures(self) -> Path:
+        """Folder of the figures, made if need be."""
+        folder = self.path / "figures"
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    @property
+    def history(self) -> xr.Dataset:
+        """History of all epochs (see `ppl_vae.loop`), read into memory."""
+        path = self.path / "history.nc"
+        if not path.is_file():
+            raise UsageError(f"{self.path}: no history yet: train for at least one epoch")
+        return xr.load_dataset(path, engine="h5netcdf")
+
+    def write_recipe(self, recipe: Mapping[str, Any]) -> None:
+        text = yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True)
+        write_atomically(self.path / "recipe.yaml", text.encode())
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint whole, point `last` at it, drop the one before."""
+        root = self.path / "checkpoints"
+        root.mkdir(exist_ok=True)
+        folder = root / f"epoch-{checkpoint.info['epoch']:06d}"
+        partial = root / f".{folder.name}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            partial.mkdir()
+            for name, arrays in checkpoint.files.items():
+                whole = {key: np.ascontiguousarray(value) for key, value in arrays.items()}
+                _write(partial / f"{name}.safetensors", save(whole))
+            _write(partial / "state.json", json.dumps(checkpoint.info).encode())
+            if checkpoint.history is not None:
+                checkpoint.history.to_netcdf(partial / "history.nc", engine="h5netcdf")
+            if folder.exists():  # left by a run killed before `last` named it
+                shutil.rmtree(folder)
+            partial.rename(folder)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        write_atomically(root / "last", folder.name.encode())
+        if checkpoint.history is not None:
+            shutil.copyfile(folder / "history.nc", self.path / ".history.nc")
+            os.replace(self.path / ".history.nc", self.path / "history.nc")
+        for old in root.iterdir():
+            if old.is_dir() and old != folder:
+                shutil.rmtree(old, ignore_errors=True)
+
+    @property
+    def last(self) -> Path | None:
+        """Folder of the last whole checkpoint, or None."""
+        pointer = self.path / "checkpoints" / "last"
+        return pointer.parent / pointer.read_text().strip() if pointer.is_file() else None
+
+    def restore(self) -> Checkpoint | None:
+        """The last whole checkpoint with everything in it, or None."""
+        if self.last is None:
+            return None
+        files = {path.stem: read_arrays(path) for path in sorted(self.last.glob("*.safetensors"))}
+        info = json.loads((self.last / "state.json").read_text())
+        history = self.last / "history.nc"
+        return Checkpoint(
+            files, info, xr.load_dataset(history, engine="h5netcdf") if history.exists() else None
+        )
+
+    def weights(self, which: str = "best") -> tuple[Arrays, str]:
+        """(weights in torch's layout, which they are): "best" falls back to "last"."""
+        if which not in WEIGHTS:
+            raise UsageError(f"weights: unknown {which!r}: {nearest(which, WEIGHTS)}")
+        if self.last is None:
+            raise UsageError(f"{self.path}: no checkpoint yet: go on with `train --resume`")
+        path = self.last / f"{'weights' if which == 'last' else which}.safetensors"
+        if not path.exists() and which == "best":  # trained without a validation set
+            which, path = "last", self.last / "weights.safetensors"
+        if not path.exists():
+            raise UsageError(f"weights: this run has no {which!r} weights: take 'last', or 'best'")
+        return read_arrays(path), which
+
+
+def load(
+    run: str | os.PathLike[str] | Run, ppl: str | None = None, weights: str = "best"
+) -> tuple[Any, Any]:
+    """(model, guide) of a finished run, in evaluation mode.
+
+    Args:
+        run: its folder.
+        ppl: "pyro" or "numpyro"; None takes the one that trained it. Weights carry across.
+        weights: "best" (highest validation ELBO; the last where there was no validation),
+            "last" or "ema".
+
+    Raises:
+        UsageError: no run there, no checkpoint, weights that do not fit.
+    """
+    from ppl_vae.recipes import Recipe
+
+    run = run if isinstance(run, Run) else Run.open(run)
+    ppl = ppl or run.ppl
+    if ppl not in PPLS:
+        raise UsageError(f"ppl: unknown {ppl!r}: {nearest(ppl, PPLS)}")
+    arrays, _ = run.weights(weights)
+    room = importlib.import_module(f"ppl_vae.{ppl}")
+    model, guide = room.build(Recipe.from_dict(run.recipe), run.about["x_shape"])
+    room.load_state(model, guide, arrays)
+    return model, guide
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a run's numbers rest on."""
+    packages = ("torch", "pyro-ppl", "jax", "numpyro", "flax", "optax", "numpy", "arviz-stats")
+    found = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def read_arrays(path: Path) -> Arrays:
+    """Arrays of a safetensors file; UsageError where it is cut short or not one."""
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UsageError(
+            f"{path}: not a whole safetensors file ({error}): take another checkpoint, or train again"
+        ) from error
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """`path` holds either what it held, or all of `content`, whenever the process is killed."""
+    partial = path.with_name(f".{path.name}.partial")
+    _write(partial, content)
+    os.replace(partial, path)
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
