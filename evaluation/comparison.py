@@ -1,0 +1,211 @@
+"""Evaluations side by side: what may share a column, and what may not.
+
+A likelihood means something under its protocol only: data set, binarisation, split and number of
+images. So each protocol has a section of its own with the protocol's columns first, and every K a
+column of its own: L_100 and L_1000 are different bounds.
+"""
+
+from __future__ import annotations
+
+__all__ = ["KEYS", "PROTOCOL", "Cell", "Number", "Protocol", "Row", "Section", "compare"]
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from ppl_vae.errors import UsageError
+
+KEYS = (
+    "nll",
+    "nll_se",
+    "elbo",
+    "num_samples",
+    "num_images",
+    "bits_per_dim",
+    "kl",
+    "active_units",
+    "pareto_k_bad",
+    "data",
+    "binarisation",
+    "split",
+)
+PROTOCOL = ("data", "binarisation", "split", "images")
+
+
+class Number(NamedTuple):
+    """A figure in a table: value, error (standard error, or deviation over seeds) and decimals."""
+
+    value: float
+    error: float | None = None
+    decimals: int = 2
+
+    def __str__(self) -> str:
+        error = "" if self.error is None else f" ± {self.error:.{self.decimals}f}"
+        return f"{self.value:.{self.decimals}f}{error}"
+
+
+Cell: TypeAlias = "Number | str | int | None"
+Row: TypeAlias = "dict[str, Cell]"
+
+
+class Protocol(NamedTuple):
+    """Under what a likelihood was measured: only where all of it is equal, numbers may compare."""
+
+    data: str
+    binarisation: str
+    split: str
+    num_images: int
+
+    @property
+    def text(self) -> str:
+        images = f"{self.num_images} images"
+        return f"{self.data} · binarisation {self.binarisation} · {self.split} · {images}"
+
+
+@dataclass(frozen=True)
+class Section:
+    """All evaluations of one protocol: `rows` of figures, and KL and active units in `sites`."""
+
+    protocol: Protocol
+    rows: list[Row]
+    sites: list[Row]
+
+    @property
+    def bounds(self) -> list[str]:
+        """The L_K columns, by rising K."""
+        names = {name for row in self.rows for name in row if name.startswith("L_")}
+        return sorted(names, key=lambda name: int(name[2:]))
+
+    @staticmethod
+    def label(row: Row) -> str:
+        """What names a row: its run, else whatever else was said of it."""
+        other = (
+            str(v)
+            for k, v in row.items()
+            if isinstance(v, str | int) and k not in (*PROTOCOL, "active")
+        )
+        return str(row.get("run") or " ".join(other) or "run")
+
+
+def compare(evaluations: Sequence[Mapping[str, Any]], *, means: bool = True) -> list[Section]:
+    """Evaluations side by side, one `Section` for each protocol, in order of first appearance.
+
+    Evaluations that differ in nothing but `run` and `seed` are one setting: their seeds stand in
+    neighbouring rows, and with `means` a row of mean ± standard deviation over seeds (ddof = 1)
+    follows two or more.
+    """
+    if not evaluations:
+        raise UsageError(
+            "evaluations: expected one or more (what evaluate --json prints), came none"
+        )
+    by_protocol: dict[Protocol, list[Mapping[str, Any]]] = {}
+    for evaluation in evaluations:
+        by_protocol.setdefault(_protocol(evaluation), []).append(evaluation)
+    return [_section(protocol, members, means) for protocol, members in by_protocol.items()]
+
+
+def _section(protocol: Protocol, members: list[Mapping[str, Any]], means: bool) -> Section:
+    settings: dict[str, list[Mapping[str, Any]]] = {}
+    for member in members:
+        setting = str([(k, v) for k, v in _about(member).items() if k not in ("run", "seed")])
+        settings.setdefault(setting, []).append(member)
+    names = list(dict.fromkeys(name for member in members for name in _about(member)))
+    bounds = sorted({int(member["num_samples"]) for member in members})
+    rows: list[Row] = []
+    sites: list[Row] = []
+    for group in settings.values():
+        runs = _runs(group)
+        new = [_row(protocol, run, names, bounds) for run in runs]
+        rows += new
+        for row, run in zip(new, runs, strict=True):
+            if run[-1].get("kl"):
+                cells: Row = {"run": Section.label(row)}
+                sites.append(cells | _site_cells(run[-1]))
+        seeds = {row["seed"] for row in new if row.get("seed") is not None}
+        if means and len(seeds) == len(new) > 1:
+            rows.append(_mean_row(new))
+    return Section(protocol, rows, sites)
+
+
+def _runs(group: list[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+    """One setting's evaluations by seed; those of one run at several K together, by rising K."""
+    runs: dict[str, list[Mapping[str, Any]]] = {}
+    for member in sorted(group, key=lambda m: (m.get("seed") is None, m.get("seed") or 0)):
+        key = str(list(_about(member).items()))
+        measured = {e["num_samples"] for e in runs.get(key, [])}
+        if not member.get("run") or member["num_samples"] in measured:
+            key += f" {len(runs)}"  # another run for all we know, or measured twice
+        runs.setdefault(key, []).append(member)
+    return [sorted(run, key=lambda m: int(m["num_samples"])) for run in runs.values()]
+
+
+def _protocol(evaluation: Mapping[str, Any]) -> Protocol:
+    wanted = ("nll", "num_samples", *Protocol._fields)
+    if missing := [key for key in wanted if evaluation.get(key) is None]:
+        raise UsageError(
+            f"evaluations: {evaluation.get('run', 'one')} lacks {', '.join(missing)}: "
+            "evaluate it again, figures without their protocol are not compared"
+        )
+    return Protocol(*(evaluation[key] for key in Protocol._fields))
+
+
+def _about(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in evaluation.items() if key not in KEYS}
+
+
+def _row(
+    protocol: Protocol, run: list[Mapping[str, Any]], names: list[str], bounds: list[int]
+) -> Row:
+    """One run's figures, from its evaluations by rising K.
+
+    L_K comes from each of them, all else from the one with the most samples.
+    """
+    last = run[-1]
+    row: Row = dict(zip(PROTOCOL, protocol, strict=True))
+    row |= {name: _cell(last.get(name)) for name in names}
+    row |= {f"L_{k}": None for k in bounds}
+    row |= {f"L_{e['num_samples']}": Number(e["nll"], e.get("nll_se")) for e in run}
+    elbo, bits, bad = (last.get(key) for key in ("elbo", "bits_per_dim", "pareto_k_bad"))
+    row["ELBO"] = None if elbo is None else Number(elbo)
+    row["bits/dim"] = None if bits is None else Number(bits, decimals=3)
+    row["active"] = "+".join(str(n) for n in (last.get("active_units") or {}).values()) or None
+    row["% k > 0.7"] = None if bad is None else Number(100 * bad, decimals=1)
+    return row
+
+
+def _mean_row(rows: Sequence[Row]) -> Row:
+    """Mean ± standard deviation over the seeds of one setting, of the figures that all have."""
+    mean: Row = {}
+    for name, first in rows[0].items():
+        cells = [cell for row in rows if isinstance(cell := row[name], Number)]
+        if len(cells) == len(rows):
+            values = [cell.value for cell in cells]
+            mean[name] = Number(
+                float(np.mean(values)), float(np.std(values, ddof=1)), cells[0].decimals
+            )
+        elif name == "run":
+            mean[name] = "mean ± sd"
+        elif name == "seed":
+            mean[name] = f"{len({row[name] for row in rows})} seeds"
+        else:
+            mean[name] = None if cells or name == "active" else first
+    if "run" not in mean:
+        mean["seed"] = f"mean ± sd of {mean['seed']}"
+    return mean
+
+
+def _site_cells(evaluation: Mapping[str, Any]) -> Row:
+    active = evaluation.get("active_units") or {}
+    return {
+        site: f"{nats:.2f}" + (f" ({active[site]})" if site in active else "")
+        for site, nats in evaluation["kl"].items()
+        if nats is not None
+    }
+
+
+def _cell(value: Any) -> Cell:
+    if value is None or isinstance(value, str | int):
+        return value
+    return f"{value:g}" if isinstance(value, float) else str(value)
