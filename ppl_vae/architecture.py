@@ -1,4 +1,4 @@
-"""What a model's nets and a guide's nets have in common, so that a guide can take after its model."""
+"""Sizes of nets: what a guide takes from its model unless it is told otherwise."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Architecture:
 
     @classmethod
     def of(cls, model: Any, num_sites: int, **changes: Any) -> Self:
-        """The architecture of `model`, or a default of fitting depth, with what is not None changed."""
+        """The architecture of `model`, or a default of its depth; what is not None is changed."""
         default = cls(hidden=(200, 200) if num_sites == 1 else (200,) * num_sites)
         given = {name: value for name, value in changes.items() if value is not None}
         return replace(getattr(model, "architecture", default), **given)

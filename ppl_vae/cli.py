@@ -66,13 +66,12 @@ def _fail(message: str) -> int:
 
 def _of_files(error: OSError) -> str:
     where = f"{error.filename}: " if error.filename else ""
-    reason = error.strerror or str(error)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):  # what HDF5 adds to them is of no use
         return (
-            f"{where}{reason}: make room and run again with --resume; "
+            f"{where}{os.strerror(error.errno)}: make room and run again, training with --resume; "
             "what was written before is whole"
         )
-    return f"{where}{reason}: check the path and its permissions"
+    return f"{where}{error.strerror or error}: check the path and its permissions"
 
 
 def _parser() -> Parser:

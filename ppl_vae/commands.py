@@ -5,7 +5,6 @@ from __future__ import annotations
 __all__ = ["compare", "evaluate", "list_known", "reconstruct", "sample", "train"]
 
 import json
-import os
 import shlex
 import sys
 from argparse import Namespace
@@ -109,7 +108,8 @@ def sample(args: Namespace) -> None:
     draws = room(ppl).sample(model, args.count, **drawn)
     out = _out(args.out, run.figures / "samples.png")
     if out.suffix == ".npz":
-        np.savez_compressed(out, **{name: np.asarray(value) for name, value in draws.items()})
+        arrays: dict[str, Any] = {name: np.asarray(value) for name, value in draws.items()}
+        np.savez_compressed(out, **arrays)
     else:
         title = f"Prior samples, temperature {args.temperature:g}, {which} weights"
         figures.image_grid(np.asarray(draws["x_mean"]), out, limit=args.count, title=title)
@@ -184,9 +184,7 @@ def _keep(run: Run, result: xr.Dataset, told: dict[str, Any]) -> None:
     """evaluation.json and evaluation.nc in the run's folder, each whole or not at all."""
     from ppl_vae.runs import write_atomically
 
-    partial = run.path / ".evaluation.nc.partial"
-    result.to_netcdf(partial, engine="h5netcdf")
-    os.replace(partial, run.path / "evaluation.nc")
+    write_atomically(run.path / "evaluation.nc", bytes(result.to_netcdf(engine="h5netcdf")))
     write_atomically(run.path / "evaluation.json", json.dumps(told, indent=2).encode())
 
 

@@ -122,7 +122,9 @@ def _draw(run: Run, data: Dataset, pair: tuple[Any, Any], history: xr.Dataset) -
     means = np.asarray(programs.reconstruct(*pair, shown))
     figures.reconstructions(shown.images, means, folder / "reconstructions.png", limit=SHOWN)
     drawn = np.asarray(programs.sample(pair[0], SHOWN)["x_mean"])
-    figures.samples_with_neighbours(drawn, data.train.images, folder / "samples.png", limit=SHOWN)
+    figures.samples_with_neighbours(
+        drawn, data.train.images, folder / "samples_and_nearest.png", limit=SHOWN
+    )
     kept = sorted((run.path / "samples").glob("epoch-*.npy"))
     over_time = [(int(path.stem.partition("-")[2]), np.load(path)) for path in kept]
     if over_time:

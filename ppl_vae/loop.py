@@ -64,7 +64,9 @@ class Trainer(Protocol):
     def weights(self) -> Arrays: ...
     def averaged_weights(self) -> Arrays | None: ...
     def state(self) -> tuple[Arrays, dict[str, Any]]: ...
-    def restore(self, weights: Arrays, averaged: Arrays | None, state: Arrays, info: Any) -> None: ...
+    def restore(
+        self, weights: Arrays, averaged: Arrays | None, state: Arrays, info: Any
+    ) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,8 @@ def train(
     callbacks: Iterable[Callable[[xr.Dataset], Any]] = (),
 ) -> tuple[xr.Dataset, int | None]:
     """Run epochs until `settings.epochs` or early stopping; (history, best epoch)."""
-    progress, rows, best = Progress(), [], None
+    progress, best = Progress(), None
+    rows: list[dict[str, Any]] = []
     if run is not None and resume:
         progress, rows, best = _go_on(trainer, run)
     board = _board(run, rows, trainer.sites)

@@ -235,7 +235,7 @@ def read_arrays(path: Path) -> Arrays:
         return load_file(path)
     except (SafetensorError, OSError) as error:
         raise UsageError(
-            f"{path}: not a whole safetensors file ({error}): take another checkpoint, or train again"
+            f"{path}: not a whole safetensors file ({error}): train again, or take another run"
         ) from error
 
 

@@ -30,7 +30,7 @@ def ramp(steps: Steps, *, duration: float, delay: float = 0.0) -> NDArray[np.flo
 def kl_weight(
     steps: Steps, settings: ObjectiveSettings, steps_per_epoch: int, full_weight: float
 ) -> NDArray[np.float64]:
-    """Weight of the divergences at each step: 0 while delayed, a linear rise, then `full_weight`."""
+    """Weight of the divergences at each step: 0, a linear rise, then `full_weight`."""
     return full_weight * ramp(
         steps,
         duration=settings.warmup_epochs * steps_per_epoch,

@@ -86,7 +86,7 @@ class TrainingSettings:
         seed: of initial weights, shuffling, binarisation and noise.
         patience: epochs without a better validation ELBO before stopping.
         checkpoint_seconds: a checkpoint at the first epoch's end after this long.
-        device: "cpu", "cuda" (Pyro), "gpu" (NumPyro); None takes the accelerator where there is one.
+        device: "cpu", "cuda" or "gpu"; None takes the accelerator where there is one.
         threads: torch's threads on the CPU; stored, because another number gives other bits.
     """
 
@@ -123,7 +123,9 @@ class TrainingSettings:
         for name, names in known.items():
             value = getattr(self, name)
             if value not in names:
-                raise UsageError(f"training.{name}: unknown {value!r}: {nearest(str(value), names)}")
+                raise UsageError(
+                    f"training.{name}: unknown {value!r}: {nearest(str(value), names)}"
+                )
         for name in ("epochs", "batch_size", "max_skips"):
             value = getattr(self, name)
             _require(
@@ -144,7 +146,7 @@ class TrainingSettings:
 
     @classmethod
     def from_keywords(cls, settings: dict[str, Any]) -> Self:
-        """Settings from `fit`'s keyword arguments, an unknown name refused with its nearest match."""
+        """Settings from `fit`'s keywords; an unknown one is refused with its nearest match."""
         names = [field.name for field in fields(cls)]
         for name in settings:
             if name not in names:

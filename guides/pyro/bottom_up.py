@@ -48,7 +48,7 @@ class BottomUpGuide(nn.Module):
         changes = {"layers": layers, "net": net, "activation": activation, "batch_norm": batch_norm}
         architecture = Architecture.of(model, len(self.sites), hidden=hidden, **changes)
         widths = architecture.widths(len(self.sites))
-        nets: list[nn.Module] = [encoder(data_shape(model), widths[0], architecture)]
+        nets: list[Any] = [encoder(data_shape(model), widths[0], architecture)]
         for below, width in zip(self.order[:-1], widths[1:], strict=True):
             size = math.prod(self.sites[below])
             nets.append(MLP(size, width, architecture.activation, architecture.batch_norm))

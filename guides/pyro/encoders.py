@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["Tower"]
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -24,12 +25,12 @@ class Tower(nn.Module):
     def __init__(self, x_shape: Sequence[int], num_sites: int, architecture: Architecture) -> None:
         super().__init__()
         widths = architecture.widths(num_sites)
-        nets: list[nn.Module] = [encoder(x_shape, widths[0], architecture)]
+        nets: list[Any] = [encoder(x_shape, widths[0], architecture)]
         for width in widths[1:]:
             num_inputs = nets[-1].out_features
             nets.append(MLP(num_inputs, width, architecture.activation, architecture.batch_norm))
         self.nets = nn.ModuleList(nets)
-        self.out_features = tuple(net.out_features for net in nets)
+        self.out_features: tuple[int, ...] = tuple(net.out_features for net in nets)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """[d_1, …, d_L], each (n, out_features[l])."""

@@ -1,6 +1,6 @@
 r"""The deep hierarchical generative model of Sønderby et al. 2016 (Ladder VAE, section 2.1).
 
-.. math:: p(x, z) = p(x | z_1)\, N(z_L; 0, I) \prod_{l<L} N(z_l; \mu_l(z_{l+1}), \sigma_l^2(z_{l+1}))
+.. math:: p(x, z) = p(x | z_1)\, N(z_L; 0, I) \prod_{l<L} N(z_l; \mu(z_{l+1}), \sigma^2(z_{l+1}))
 """
 
 from __future__ import annotations
@@ -99,7 +99,8 @@ class HierarchicalVAE(nnx.Module):
         n = check_batch(x, n, self.x_shape)
         with bind("model", self) as net, numpyro.plate("data", n):
             top = len(net.latents)
-            prior = standard_normal(n, net.latents[-1:], like=jax.tree.leaves(nnx.state(net, nnx.Param))[0])
+            like = jax.tree.leaves(nnx.state(net, nnx.Param))[0]
+            prior = standard_normal(n, net.latents[-1:], like=like)
             z = numpyro.sample(f"z{top}", prior)
             for level in range(top - 1, 0, -1):
                 group = net.groups[level - 1]

@@ -67,6 +67,7 @@ class VAE(nnx.Module):
         """Images (n, c, h, w): `x`, or n generated ones."""
         n = check_batch(x, n, self.x_shape)
         with bind("model", self) as net, numpyro.plate("data", n):
-            prior = standard_normal(n, net.latents, like=jax.tree.leaves(nnx.state(net, nnx.Param))[0])
+            like = jax.tree.leaves(nnx.state(net, nnx.Param))[0]
+            prior = standard_normal(n, net.latents, like=like)
             z = numpyro.sample("z1", prior)
             return numpyro.sample("x", net.likelihood(net.decoder(z)), obs=x)

@@ -1,6 +1,6 @@
 r"""The deep hierarchical generative model of Sønderby et al. 2016 (Ladder VAE, section 2.1).
 
-.. math:: p(x, z) = p(x | z_1)\, N(z_L; 0, I) \prod_{l<L} N(z_l; \mu_l(z_{l+1}), \sigma_l^2(z_{l+1}))
+.. math:: p(x, z) = p(x | z_1)\, N(z_L; 0, I) \prod_{l<L} N(z_l; \mu(z_{l+1}), \sigma^2(z_{l+1}))
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 __all__ = ["Group", "HierarchicalVAE"]
 
 from collections.abc import Sequence
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -83,7 +84,7 @@ class HierarchicalVAE(nn.Module):
             prior = standard_normal(n, net.latents[-1:], like=next(net.parameters()))
             z = pyro.sample(f"z{top}", prior)
             for level in range(top - 1, 0, -1):
-                group = net.groups[level - 1]
+                group: Any = net.groups[level - 1]
                 h = group.mlp(z)
                 z = pyro.sample(f"z{level}", group.prior(h), infer={"context": h})
             return pyro.sample("x", net.likelihood(net.decoder(z)), obs=x)

@@ -7,15 +7,12 @@ from ppl_vae.numpyro.guide import Guide, Site, data_shape, latent_sites
 from ppl_vae.numpyro.inference import (
     log_weights,
     posterior_moments,
-    posterior_sample,
-    reconstruct,
-    sample,
     site_terms,
     stream_log_weights,
-    temperature,
 )
 from ppl_vae.numpyro.likelihoods import Likelihood
 from ppl_vae.numpyro.objective import Objective, Terms
+from ppl_vae.numpyro.sampling import posterior_sample, reconstruct, sample, temperature
 from ppl_vae.numpyro.training import fit
 from ppl_vae.numpyro.weights import load_state, state
 

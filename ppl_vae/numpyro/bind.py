@@ -29,7 +29,7 @@ def bind(name: str, module: Module) -> Iterator[Module]:
     for handler in _PYRO_STACK:
         if isinstance(handler, SiteRecorder):
             handler.modules[name] = module
-    graph, params, state = nnx.split(module, nnx.Param, ...)
+    graph, params, state = _split(module)
     values = numpyro.param(f"{name}$params", nnx.to_pure_dict(params))
     held = mutable(f"{name}$state", {"state": nnx.to_pure_dict(state)}) if state else None
     nnx.replace_by_pure_dict(params, values)
@@ -38,7 +38,7 @@ def bind(name: str, module: Module) -> Iterator[Module]:
     net = nnx.merge(graph, params, state)
     yield net
     if held is not None:
-        changed = nnx.to_pure_dict(nnx.split(net, nnx.Param, ...)[2])
+        changed = nnx.to_pure_dict(_split(net)[2])
         held["state"] = jax.tree.map(lax.stop_gradient, changed)
 
 
@@ -79,7 +79,7 @@ class SiteRecorder(Messenger):
         """{site: value} of the bound modules, as they are now."""
         values: dict[str, Any] = {}
         for name, module in self.modules.items():
-            _, params, state = nnx.split(module, nnx.Param, ...)
+            _, params, state = _split(module)
             values[f"{name}$params"] = nnx.to_pure_dict(params)
             if state:
                 values[f"{name}$state"] = {"state": nnx.to_pure_dict(state)}
@@ -96,9 +96,15 @@ def fresh(values: dict[str, Any]) -> dict[str, Any]:
 def write_back(modules: dict[str, nnx.Module], values: dict[str, Any]) -> None:
     """Site values into the modules that they belong to."""
     for name, module in modules.items():
-        _, params, state = nnx.split(module, nnx.Param, ...)
+        _, params, state = _split(module)
         nnx.replace_by_pure_dict(params, values[f"{name}$params"])
         nnx.update(module, params)
         if state:
             nnx.replace_by_pure_dict(state, values[f"{name}$state"]["state"])
             nnx.update(module, state)
+
+
+def _split(module: nnx.Module) -> tuple[Any, Any, Any]:
+    """(structure, parameters, everything else that changes)."""
+    graph, params, state = nnx.split(module, nnx.Param, ...)  # type: ignore[misc]
+    return graph, params, state

@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["DiscretizedLogistic", "standard_normal", "tempered", "unwrapped"]
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -29,9 +29,9 @@ class DiscretizedLogistic(dist.Distribution):
         num_levels: 256 for 8 bits.
     """
 
-    arg_constraints = {"loc": constraints.real, "scale": constraints.positive}
+    arg_constraints: ClassVar = {"loc": constraints.real, "scale": constraints.positive}
     support = constraints.unit_interval
-    reparametrized_params: list[str] = []
+    reparametrized_params: ClassVar[list[str]] = []
     pytree_data_fields = ("loc", "scale")
     pytree_aux_fields = ("num_levels",)
 

@@ -133,7 +133,7 @@ class Objective(TraceMeanField_ELBO):
         kl_weight: float | Array | None = None,
         **kwargs: Any,
     ) -> tuple[Array, Means]:
-        """The loss under `kl_weight` (the objective's own if None), and the means it was made of."""
+        """The loss under `kl_weight` (None: the objective's own), and the means behind it."""
         weight = self.kl_weight if kl_weight is None else kl_weight
         k = self.settings.num_samples
         if k == 1:
@@ -164,7 +164,7 @@ class Objective(TraceMeanField_ELBO):
             self._warned = True
             warnings.warn(
                 f"{type(guide).__name__} samples its sites in another order than the model, where "
-                "closed-form divergences would be wrong: the sampled log q - log p takes their place",
+                "closed-form divergences would be wrong: sampled log q - log p takes their place",
                 stacklevel=2,
             )
         return same

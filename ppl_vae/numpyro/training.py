@@ -22,12 +22,15 @@ from ppl_vae import loop
 from ppl_vae.errors import TrainingError, UsageError
 from ppl_vae.numpyro.bind import SiteRecorder, StateRecorder, fresh, write_back
 from ppl_vae.numpyro.build import as_dtype
+from ppl_vae.numpyro.checks import check_batch_size, check_pair, check_sites, natural
 from ppl_vae.numpyro.data import DeviceImages, check_support
 from ppl_vae.numpyro.distributions import unwrapped
-from ppl_vae.numpyro.guide import Guide, latent_sites, quiet, set_mode
-from ppl_vae.numpyro.inference import moments, sample
+from ppl_vae.numpyro.guide import quiet, set_mode
+from ppl_vae.numpyro.inference import moments
 from ppl_vae.numpyro.objective import Objective, traces
-from ppl_vae.numpyro.weights import load_state, state
+from ppl_vae.numpyro.optimizers import clipped, device_of, optimizer_of
+from ppl_vae.numpyro.sampling import sample
+from ppl_vae.numpyro.weights import flat, load_state, state, unflat
 from ppl_vae.runs import Arrays, Run
 from ppl_vae.settings import ObjectiveSettings, TrainingSettings
 
@@ -98,7 +101,7 @@ def fit(
 @contextmanager
 def _surroundings(settings: TrainingSettings) -> Iterator[Any]:
     """Everything global that training sets, put back afterwards; yields the device."""
-    device = _device(settings.device)
+    device = device_of(settings.device)
     if settings.precision == "float64" and not jax.config.read("jax_enable_x64"):
         raise UsageError("training.precision: float64 needs the environment JAX_ENABLE_X64=1")
     with ExitStack() as stack:
@@ -143,6 +146,7 @@ class NumPyroTrainer:
         if len(self.train) == 0:
             raise UsageError("train: expected at least one image, came none")
         self.batch_size = min(settings.batch_size, len(self.train))
+        check_batch_size(model, guide, self.batch_size)
         self.steps_per_epoch = len(self.train) // self.batch_size
         self.objective = Objective(objective, num_data=len(self.train))
         # An automatic guide keeps a posterior for each place in the batch: order must not change.
@@ -156,7 +160,7 @@ class NumPyroTrainer:
         """One checked pass: sites and supports are looked at, parameters come into being."""
         x = self.train.batch(slice(0, self.batch_size), self.key)
         with quiet(self.model, self.guide):
-            check_pair(self.model, self.guide, x)
+            check_pair(self.model, self.guide)
             if isinstance(self.guide, AutoGuide):  # it looks at the model once, outside of any jit
                 with handlers.seed(rng_seed=self.key):
                     self.guide(x)
@@ -166,8 +170,8 @@ class NumPyroTrainer:
             )
         for name, site in seen.observed.items():
             check_support(name, type(unwrapped(site["fn"])).__name__, inside[name], x)
-        _check_sites(seen.guide, self, len(x))
-        self.sites = (*sorted(seen.latents, key=_natural), *seen.auxiliary)
+        check_sites(self.guide, seen.guide, len(x), len(self.train))
+        self.sites = (*sorted(seen.latents, key=natural), *seen.auxiliary)
         num_latent = sum(site["value"].size for site in seen.latents.values()) / len(x)
         self.full_weight = self.objective.settings.full_weight(x[0].size, max(1, num_latent))
         self.modules = {
@@ -184,7 +188,7 @@ class NumPyroTrainer:
         if not params:
             raise UsageError("fit: neither model nor guide has a parameter to train")
         mutable = {name: values[name] for name in seen.recorder.mutable}
-        self.optimizer = _optimizer(self.settings)
+        self.optimizer = optimizer_of(self.settings)
         averaged = jax.tree.map(jnp.array, params) if self.settings.ema else None
         self.now = self._placed(State(params, mutable, self.optimizer.init(params), averaged))
 
@@ -223,12 +227,12 @@ class NumPyroTrainer:
     def step(
         self, now: State, x: Array, rng_key: Any, kl_weight: Any, rate: Any
     ) -> tuple[State, Any]:
-        """One optimiser step; the row is (loss, log likelihood, gradient norm, skipped, kl by site)."""
+        """One optimiser step; row: (loss, log likelihood, gradient norm, skipped, kl by site)."""
         settings = self.settings
         gradient = jax.value_and_grad(self.loss, has_aux=True)
         (loss, (means, mutable)), grads = gradient(now.params, now.mutable, x, rng_key, kl_weight)
         norm = optax.global_norm(grads)
-        grads = _clipped(grads, norm, settings)
+        grads = clipped(grads, norm, settings)
         updates, optimizer = self.optimizer.update(grads, now.optimizer, now.params)
         params = jax.tree.map(lambda p, u: p - (rate * u).astype(p.dtype), now.params, updates)
         averaged = now.averaged
@@ -346,23 +350,20 @@ class NumPyroTrainer:
     def _as_arrays(self, params: Any) -> Arrays:
         write_back(self.modules, {**params, **self.now.mutable})
         plain = {name: value for name, value in params.items() if not self._in_module(name)}
-        return {**state(self.model, self.guide), **_flat("params", plain)}
+        return {**state(self.model, self.guide), **flat("params", plain)}
 
     def _from_arrays(self, weights: Arrays) -> Any:
         plain = {name: v for name, v in self.now.params.items() if not self._in_module(name)}
         extra = {name: value for name, value in weights.items() if name.startswith("params[")}
-        load_state(
-            self.model, self.guide, {k: v for k, v in weights.items() if k not in extra}
-        )
+        load_state(self.model, self.guide, {k: v for k, v in weights.items() if k not in extra})
         recorder = SiteRecorder()
         recorder.modules = self.modules
         own = recorder.module_values()
         params = {name: own.get(name) for name in self.now.params}
-        copied = jax.tree.map(jnp.array, {**params, **_unflat("params", plain, extra)})
-        return copied
+        return jax.tree.map(jnp.array, {**params, **unflat("params", plain, extra)})
 
     def state(self) -> tuple[Arrays, dict[str, Any]]:
-        arrays = _flat("optimizer", self.now.optimizer) | _flat("mutable", self.now.mutable)
+        arrays = flat("optimizer", self.now.optimizer) | flat("mutable", self.now.mutable)
         return arrays, {"device": jax.default_backend()}
 
     def restore(self, weights: Arrays, averaged: Arrays | None, state: Arrays, info: Any) -> None:
@@ -370,8 +371,8 @@ class NumPyroTrainer:
         if kept is not None:
             kept = self._from_arrays(averaged or weights)
         params = self._from_arrays(weights)
-        mutable = _unflat("mutable", self.now.mutable, state)
-        optimizer = _unflat("optimizer", self.now.optimizer, state)
+        mutable = unflat("mutable", self.now.mutable, state)
+        optimizer = unflat("optimizer", self.now.optimizer, state)
         self.now = self._placed(State(params, mutable, optimizer, kept))
 
 
@@ -402,98 +403,3 @@ class _Seen:
         own = self.recorder.module_values()
         asked = {**self.recorder.params, **self.recorder.mutable}
         return {name: site["value"] for name, site in asked.items() if name not in own}, inside
-
-
-def check_pair(model: Any, guide: Any, x: Array) -> None:
-    """UsageError where guide and model do not cover the same latent sites."""
-    sites = getattr(guide, "sites", None)
-    if not isinstance(sites, dict):
-        return
-    wanted = latent_sites(model)
-    if dict(sites) != wanted:
-        raise UsageError(
-            f"guide covers sites {_listed(sites)} but the model has {_listed(wanted)}: "
-            "build the guide from this model"
-        )
-    if isinstance(guide, Guide) and guide.model is not model:
-        raise UsageError("guide was built from another model: build it from the one to be trained")
-
-
-def _check_sites(guide_trace: Any, trainer: NumPyroTrainer, n: int) -> None:
-    for name, site in guide_trace.items():
-        if site["type"] != "sample":
-            continue
-        if not site["fn"].has_rsample and type(site["fn"]).__name__ != "Delta":
-            raise UsageError(
-                f"site {name}: {type(site['fn']).__name__} has no reparametrised draws, so its "
-                "gradient would be missing: take a relaxed distribution"
-            )
-        local = any(frame.size == n for frame in site["cond_indep_stack"])
-        if local and not trainer.shuffles and n < len(trainer.train):
-            raise UsageError(
-                f"{type(trainer.guide).__name__} keeps one posterior for each image of a batch, so "
-                f"site {name} cannot be trained on minibatches: set batch_size to "
-                f"{len(trainer.train)} (all images), or take an amortised guide"
-            )
-
-
-def _listed(sites: Any) -> str:
-    return ", ".join(sorted(sites, key=_natural)) or "none"
-
-
-def _natural(name: str) -> tuple[str, int]:
-    head = name.rstrip("0123456789")
-    return head, int(name[len(head) :] or 0)
-
-
-def _device(name: str | None) -> Any:
-    if name is None:
-        return jax.devices()[0]
-    kind, _, index = name.partition(":")
-    try:
-        return jax.devices("gpu" if kind == "cuda" else kind)[int(index or 0)]
-    except (RuntimeError, ValueError, IndexError) as error:
-        raise UsageError(f"training.device: no {name!r} here: take cpu, gpu or null") from error
-
-
-def _optimizer(settings: TrainingSettings) -> optax.GradientTransformation:
-    """The update before it is multiplied by the learning rate."""
-    first, second = settings.betas
-    kind = optax.scale_by_adamax if settings.optimizer == "adamax" else optax.scale_by_adam
-    moments = kind(b1=first, b2=second, eps=settings.eps)
-    if not settings.weight_decay:
-        return moments
-    decay = optax.add_decayed_weights(settings.weight_decay)
-    decoupled = settings.optimizer == "adamw"
-    return optax.chain(moments, decay) if decoupled else optax.chain(decay, moments)
-
-
-def _clipped(grads: Any, norm: Array, settings: TrainingSettings) -> Any:
-    if settings.clip_norm:
-        factor = jnp.minimum(1.0, settings.clip_norm / (norm + 1e-6))
-        grads = jax.tree.map(lambda g: g * factor, grads)
-    if settings.clip_value:
-        cap = settings.clip_value
-        grads = jax.tree.map(lambda g: jnp.clip(g, -cap, cap), grads)
-    return grads
-
-
-def _flat(prefix: str, tree: Any) -> Arrays:
-    """{path: array} of a tree's leaves; random keys as their data."""
-    found = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            leaf = random.key_data(leaf)
-        found[prefix + jax.tree_util.keystr(path)] = np.asarray(leaf)
-    return found
-
-
-def _unflat(prefix: str, tree: Any, arrays: Arrays) -> Any:
-    """A tree like `tree` with the leaves that `_flat` wrote."""
-    leaves, shape = jax.tree_util.tree_flatten_with_path(tree)
-    found = []
-    for path, leaf in leaves:
-        value = jnp.asarray(arrays[prefix + jax.tree_util.keystr(path)])
-        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        found.append(random.wrap_key_data(value) if is_key else value)
-    return jax.tree.unflatten(shape, found)

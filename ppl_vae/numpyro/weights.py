@@ -12,13 +12,15 @@ where NumPyro did; it is carried over as it stands, so both evaluate to the same
 
 from __future__ import annotations
 
-__all__ = ["load_state", "state"]
+__all__ = ["flat", "load_state", "state", "unflat"]
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax import random
 
 from ppl_vae.errors import UsageError
 
@@ -35,7 +37,7 @@ def state(model: Any, guide: Any) -> Arrays:
 
 
 def load_state(model: Any, guide: Any, arrays: Arrays) -> None:
-    """Put `arrays` into the pair's modules; UsageError names what is missing, left over or misshapen."""
+    """Put `arrays` into the pair's modules; UsageError names what does not fit."""
     own = _variables(model, guide)
     missing, foreign = sorted(own.keys() - arrays.keys()), sorted(arrays.keys() - own.keys())
     if missing or foreign:
@@ -57,7 +59,7 @@ def load_state(model: Any, guide: Any, arrays: Arrays) -> None:
 
 def _variables(model: Any, guide: Any) -> dict[str, tuple[nnx.Variable, tuple[int, ...]]]:
     """{torch name: (variable, order of its axes in torch)}."""
-    found = {}
+    found: dict[str, tuple[nnx.Variable, tuple[int, ...]]] = {}
     for prefix, module in (("model", model), ("guide", guide)):
         if not isinstance(module, nnx.Module):
             continue
@@ -79,3 +81,24 @@ def _in_torch(owner: Any, name: str, ndim: int) -> tuple[str, tuple[int, ...]]:
     if isinstance(owner, nnx.Conv) and name == "kernel":
         return "weight", (ndim - 1, ndim - 2, *range(ndim - 2))
     return name, tuple(range(ndim))
+
+
+def flat(prefix: str, tree: Any) -> Arrays:
+    """{path: array} of a tree's leaves; random keys as their data."""
+    found = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = random.key_data(leaf)
+        found[prefix + jax.tree_util.keystr(path)] = np.asarray(leaf)
+    return found
+
+
+def unflat(prefix: str, tree: Any, arrays: Arrays) -> Any:
+    """A tree like `tree` with the leaves that `flat` wrote."""
+    leaves, shape = jax.tree_util.tree_flatten_with_path(tree)
+    found = []
+    for path, leaf in leaves:
+        value = jnp.asarray(arrays[prefix + jax.tree_util.keystr(path)])
+        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        found.append(random.wrap_key_data(value) if is_key else value)
+    return jax.tree.unflatten(shape, found)

@@ -7,15 +7,12 @@ from ppl_vae.pyro.guide import Guide, Site, data_shape, latent_sites
 from ppl_vae.pyro.inference import (
     log_weights,
     posterior_moments,
-    posterior_sample,
-    reconstruct,
-    sample,
     site_terms,
     stream_log_weights,
-    temperature,
 )
 from ppl_vae.pyro.likelihoods import Likelihood
 from ppl_vae.pyro.objective import Objective, Terms
+from ppl_vae.pyro.sampling import posterior_sample, reconstruct, sample, temperature
 from ppl_vae.pyro.training import fit
 from ppl_vae.pyro.weights import load_state, state
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["DiscretizedLogistic", "standard_normal", "tempered", "unwrapped"]
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import pyro.distributions as dist
 import torch
@@ -29,7 +29,7 @@ class DiscretizedLogistic(TorchDistribution):
         num_levels: 256 for 8 bits.
     """
 
-    arg_constraints = {"loc": constraints.real, "scale": constraints.positive}
+    arg_constraints: ClassVar = {"loc": constraints.real, "scale": constraints.positive}
     support = constraints.unit_interval
     has_rsample = False
 

@@ -122,7 +122,7 @@ class Objective(TraceMeanField_ELBO):
     def loss_and_means(
         self, model: Any, guide: Any, x: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Means]:
-        """The loss under the present `kl_weight`, and the means of the terms that it was made of."""
+        """The loss under the present `kl_weight`, and the means that it was made of."""
         k = self.settings.num_samples
         if k == 1:
             means = self.terms(model, guide, x, *args, **kwargs).means(self.num_data)
@@ -146,7 +146,7 @@ class Objective(TraceMeanField_ELBO):
             self._warned = True
             warnings.warn(
                 f"{type(guide).__name__} samples its sites in another order than the model, where "
-                "closed-form divergences would be wrong: the sampled log q - log p takes their place",
+                "closed-form divergences would be wrong: sampled log q - log p takes their place",
                 stacklevel=2,
             )
         return same

@@ -13,16 +13,18 @@ import numpy as np
 import pyro
 import torch
 from pyro import poutine
-from pyro.infer.autoguide import AutoGuide
-from pyro.infer.autoguide.effect import AutoMessenger
 from torch import Tensor, nn
 
 from ppl_vae import loop
 from ppl_vae.errors import TrainingError, UsageError
+from ppl_vae.pyro.asking import keeps_order
+from ppl_vae.pyro.checks import check_batch_size, check_pair, check_sites, natural
 from ppl_vae.pyro.data import DeviceImages, check_support
-from ppl_vae.pyro.guide import Guide, quiet
-from ppl_vae.pyro.inference import moments, sample
+from ppl_vae.pyro.guide import quiet
+from ppl_vae.pyro.inference import moments
 from ppl_vae.pyro.objective import Objective, traces
+from ppl_vae.pyro.optimizers import device_of, optimizer_of
+from ppl_vae.pyro.sampling import sample
 from ppl_vae.pyro.weights import load_state, state
 from ppl_vae.runs import Arrays, Run
 from ppl_vae.settings import ObjectiveSettings, TrainingSettings
@@ -117,7 +119,7 @@ class PyroTrainer:
         settings: TrainingSettings,
     ) -> None:
         self.model, self.guide, self.settings = model, guide, settings
-        self.device = _device(settings.device)
+        self.device = device_of(settings.device)
         dtype = torch.float64 if settings.precision == "float64" else torch.float32
         for module in (model, guide):
             if isinstance(module, nn.Module):
@@ -128,12 +130,13 @@ class PyroTrainer:
         if len(self.train) == 0:
             raise UsageError("train: expected at least one image, came none")
         self.batch_size = min(settings.batch_size, len(self.train))
+        check_batch_size(model, guide, self.batch_size)
         self.steps_per_epoch = len(self.train) // self.batch_size
         self.objective = Objective(objective, num_data=len(self.train))
         # An automatic guide keeps a posterior for each place in the batch: order must not change.
-        self.shuffles = isinstance(guide, Guide) or not isinstance(guide, AutoGuide | AutoMessenger)
+        self.shuffles = not keeps_order(guide)
         self._first_pass()
-        self.optimizer = _optimizer(list(self.parameters.values()), settings)
+        self.optimizer = optimizer_of(list(self.parameters.values()), settings)
         self.averaged = (
             {name: p.detach().clone() for name, p in self.parameters.items()}
             if settings.ema
@@ -144,20 +147,24 @@ class PyroTrainer:
         """One checked pass: sites and supports are looked at, lazy parameters come into being."""
         x = self.train.batch(slice(0, self.batch_size))
         with pyro.validation_enabled(True), quiet(self.model, self.guide), torch.random.fork_rng():
-            check_pair(self.model, self.guide, x)
+            check_pair(self.model, self.guide)
             with poutine.trace(param_only=True) as params:
                 model_trace, guide_trace = traces(self.model, self.guide, x)
         for name, site in model_trace.nodes.items():
             if site["type"] == "sample" and site["is_observed"]:
                 check_support(name, site["fn"], site["value"])
-        _check_sites(guide_trace, self, len(x))
-        latents = [name for name, site in model_trace.nodes.items() if _is_latent(site)]
+        check_sites(self.guide, dict(guide_trace.nodes), len(x), len(self.train))
+        latents = [
+            name
+            for name, site in model_trace.nodes.items()
+            if site["type"] == "sample" and not site["is_observed"]
+        ]
         extra = [
             name
             for name, site in guide_trace.nodes.items()
             if site["type"] == "sample" and name not in model_trace.nodes
         ]
-        self.sites = (*sorted(latents, key=_natural), *extra)
+        self.sites = (*sorted(latents, key=natural), *extra)
         num_latent = sum(model_trace.nodes[z]["value"].numel() for z in latents) / len(x)
         self.full_weight = self.objective.settings.full_weight(x[0].numel(), max(1, num_latent))
         self.plain = {
@@ -277,7 +284,7 @@ class PyroTrainer:
 
     @contextmanager
     def _aside(self) -> Iterator[None]:
-        """Evaluation mode and a random stream of its own: training goes on as if it had not been."""
+        """Evaluation mode and a random stream of its own: training goes on as before."""
         with quiet(self.model, self.guide), torch.random.fork_rng():
             torch.manual_seed(self.settings.seed + 1)
             yield
@@ -324,78 +331,6 @@ class PyroTrainer:
         torch.set_rng_state(torch.as_tensor(state["random"]))
         if self.device.type == "cuda" and "random.cuda" in state:
             torch.cuda.set_rng_state(torch.as_tensor(state["random.cuda"]), self.device)
-
-
-def check_pair(model: Any, guide: Any, x: Tensor) -> None:
-    """UsageError where guide and model do not cover the same latent sites."""
-    sites = getattr(guide, "sites", None)
-    if not isinstance(sites, dict):
-        return
-    from ppl_vae.pyro.guide import latent_sites
-
-    wanted = latent_sites(model)
-    if dict(sites) != wanted:
-        raise UsageError(
-            f"guide covers sites {_listed(sites)} but the model has {_listed(wanted)}: "
-            "build the guide from this model"
-        )
-    if isinstance(guide, Guide) and guide.model is not model:
-        raise UsageError("guide was built from another model: build it from the one to be trained")
-
-
-def _check_sites(guide_trace: Any, trainer: PyroTrainer, n: int) -> None:
-    for name, site in guide_trace.nodes.items():
-        if site["type"] != "sample":
-            continue
-        if not site["fn"].has_rsample and type(site["fn"]).__name__ != "Delta":
-            raise UsageError(
-                f"site {name}: {type(site['fn']).__name__} has no reparametrised draws, so its "
-                "gradient would be missing: take a relaxed distribution"
-            )
-        local = any(frame.size == n for frame in site["cond_indep_stack"])
-        if local and not trainer.shuffles and n < len(trainer.train):
-            raise UsageError(
-                f"{type(trainer.guide).__name__} keeps one posterior for each image of a batch, so "
-                f"site {name} cannot be trained on minibatches: set batch_size to "
-                f"{len(trainer.train)} (all images), or take an amortised guide"
-            )
-
-
-def _listed(sites: Any) -> str:
-    return ", ".join(sorted(sites, key=_natural)) or "none"
-
-
-def _is_latent(site: Any) -> bool:
-    return site["type"] == "sample" and not site["is_observed"]
-
-
-def _natural(name: str) -> tuple[str, int]:
-    head = name.rstrip("0123456789")
-    return head, int(name[len(head) :] or 0)
-
-
-def _device(name: str | None) -> torch.device:
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith(("cuda", "gpu")) and not torch.cuda.is_available():
-        raise UsageError(f"training.device: no {name} here: set it to cpu, or leave it null")
-    try:
-        return torch.device("cuda" if name == "gpu" else name)
-    except RuntimeError as error:
-        raise UsageError(f"training.device: unknown {name!r}: take cpu, cuda or null") from error
-
-
-def _optimizer(parameters: list[Tensor], settings: TrainingSettings) -> torch.optim.Optimizer:
-    common: dict[str, Any] = {
-        "lr": settings.learning_rate,
-        "betas": settings.betas,
-        "eps": settings.eps,
-        "weight_decay": settings.weight_decay,
-    }
-    if settings.optimizer == "adamax":
-        return torch.optim.Adamax(parameters, foreach=True, **common)
-    kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
-    return kind(parameters, fused=True, **common)
 
 
 def _numpy(value: Any) -> np.ndarray:

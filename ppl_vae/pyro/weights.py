@@ -25,7 +25,7 @@ def state(model: Any, guide: Any) -> Arrays:
 
 
 def load_state(model: Any, guide: Any, arrays: Arrays) -> None:
-    """Put `arrays` into the pair's modules; UsageError names what is missing, left over or misshapen."""
+    """Put `arrays` into the pair's modules; UsageError names what does not fit."""
     own = dict(_tensors(model, guide))
     missing, foreign = sorted(own.keys() - arrays.keys()), sorted(arrays.keys() - own.keys())
     if missing or foreign:

@@ -34,7 +34,7 @@ def decoder(
     *,
     rngs: nnx.Rngs,
 ) -> nnx.Module:
-    """Net from a latent (n, `num_inputs`) to a likelihood's parameters (n, num_parameters·c, h, w)."""
+    """Net from a latent (n, `num_inputs`) to likelihood parameters (n, num_parameters·c, h, w)."""
     from ppl_vae.numpyro.nets.mlp import MLPDecoder
 
     kind = ConvDecoder if architecture.net == "conv" else MLPDecoder

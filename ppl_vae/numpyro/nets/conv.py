@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = ["ConvDecoder", "ConvEncoder"]
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import jax.numpy as jnp
 from flax import nnx
@@ -66,10 +67,7 @@ class ConvEncoder(nnx.Module):
     ) -> None:
         channels = [x_shape[0], *widths]
         self.convs = nnx.List(
-            [
-                conv(a, b, stride=2, bias=not batch_norm, rngs=rngs)
-                for a, b in zip(channels[:-1], channels[1:], strict=True)
-            ]
+            [conv(a, b, stride=2, bias=not batch_norm, rngs=rngs) for a, b in pairwise(channels)]
         )
         self.norms = nnx.List(
             [batch_norm_layer(width, rngs=rngs) for width in widths if batch_norm]
@@ -89,7 +87,7 @@ class ConvEncoder(nnx.Module):
 
 
 class ConvDecoder(nnx.Module):
-    """(n, num_inputs) to (n, num_parameters·c, h, w): nearest upsampling and a convolution a width."""
+    """(n, num_inputs) to (n, num_parameters·c, h, w): upsampling and a convolution a width."""
 
     def __init__(
         self,
@@ -108,10 +106,7 @@ class ConvDecoder(nnx.Module):
         num_features = widths[0] * self.sides[0][0] * self.sides[0][1]
         self.linear = linear(num_inputs, num_features, rngs=rngs)
         self.convs = nnx.List(
-            [
-                conv(a, b, bias=not batch_norm, rngs=rngs)
-                for a, b in zip(channels[:-1], channels[1:], strict=True)
-            ]
+            [conv(a, b, bias=not batch_norm, rngs=rngs) for a, b in pairwise(channels)]
         )
         self.norms = nnx.List(
             [batch_norm_layer(width, rngs=rngs) for width in channels[1:] if batch_norm]

@@ -7,6 +7,7 @@ __all__ = ["ACTIVATIONS", "MLP", "MLPDecoder", "batch_norm_layer", "linear"]
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -23,10 +24,8 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-def linear(
-    num_inputs: int, num_outputs: int, bias: bool = True, *, rngs: nnx.Rngs
-) -> nnx.Linear:
-    """Linear layer with uniform Glorot weights (Glorot & Bengio 2010) and zero bias, in both PPLs."""
+def linear(num_inputs: int, num_outputs: int, bias: bool = True, *, rngs: nnx.Rngs) -> nnx.Linear:
+    """Linear layer with uniform weights (Glorot & Bengio 2010) and zero bias, in both PPLs."""
     init = nnx.initializers.glorot_uniform()
     return nnx.Linear(num_inputs, num_outputs, use_bias=bias, kernel_init=init, rngs=rngs)
 
@@ -54,10 +53,7 @@ class MLP(nnx.Module):
     ) -> None:
         sizes = [num_inputs, *widths]
         self.linears = nnx.List(
-            [
-                linear(a, b, bias=not batch_norm, rngs=rngs)
-                for a, b in zip(sizes[:-1], sizes[1:], strict=True)
-            ]
+            [linear(a, b, bias=not batch_norm, rngs=rngs) for a, b in pairwise(sizes)]
         )
         self.norms = nnx.List(
             [batch_norm_layer(width, rngs=rngs) for width in widths if batch_norm]

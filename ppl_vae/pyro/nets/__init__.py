@@ -28,7 +28,7 @@ def decoder(
     architecture: Architecture,
     num_parameters: int,
 ) -> nn.Module:
-    """Net from a latent (n, `num_inputs`) to a likelihood's parameters (n, num_parameters·c, h, w)."""
+    """Net from a latent (n, `num_inputs`) to likelihood parameters (n, num_parameters·c, h, w)."""
     from ppl_vae.pyro.nets.mlp import MLPDecoder
 
     kind = ConvDecoder if architecture.net == "conv" else MLPDecoder

@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["ConvDecoder", "ConvEncoder"]
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -16,7 +17,7 @@ def conv(num_inputs: int, num_outputs: int, stride: int = 1, bias: bool = True) 
     """3 × 3 convolution, padded by one, with uniform Glorot weights and zero bias."""
     layer = nn.Conv2d(num_inputs, num_outputs, 3, stride=stride, padding=1, bias=bias)
     nn.init.xavier_uniform_(layer.weight)
-    if bias:
+    if layer.bias is not None:
         nn.init.zeros_(layer.bias)
     return layer
 
@@ -46,8 +47,7 @@ class ConvEncoder(nn.Module):
         super().__init__()
         channels = [x_shape[0], *widths]
         self.convs = nn.ModuleList(
-            conv(a, b, stride=2, bias=not batch_norm)
-            for a, b in zip(channels[:-1], channels[1:], strict=True)
+            conv(a, b, stride=2, bias=not batch_norm) for a, b in pairwise(channels)
         )
         self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in widths if batch_norm)
         self.activation = activation
@@ -65,7 +65,7 @@ class ConvEncoder(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-    """(n, num_inputs) to (n, num_parameters·c, h, w): nearest upsampling and a convolution a width."""
+    """(n, num_inputs) to (n, num_parameters·c, h, w): upsampling and a convolution a width."""
 
     def __init__(
         self,
@@ -81,10 +81,7 @@ class ConvDecoder(nn.Module):
         self.in_shape = (widths[0], *self.sides[0])
         channels = [*widths, widths[-1]]
         self.linear = linear(num_inputs, widths[0] * self.sides[0][0] * self.sides[0][1])
-        self.convs = nn.ModuleList(
-            conv(a, b, bias=not batch_norm)
-            for a, b in zip(channels[:-1], channels[1:], strict=True)
-        )
+        self.convs = nn.ModuleList(conv(a, b, bias=not batch_norm) for a, b in pairwise(channels))
         self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in channels[1:] if batch_norm)
         self.out = conv(channels[-1], num_parameters * x_shape[0])
         self.activation = activation

@@ -6,6 +6,7 @@ __all__ = ["ACTIVATIONS", "MLP", "MLPDecoder", "linear"]
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def linear(num_inputs: int, num_outputs: int, bias: bool = True) -> nn.Linear:
-    """Linear layer with uniform Glorot weights (Glorot & Bengio 2010) and zero bias, in both PPLs."""
+    """Linear layer with uniform weights (Glorot & Bengio 2010) and zero bias, in both PPLs."""
     layer = nn.Linear(num_inputs, num_outputs, bias=bias)
     nn.init.xavier_uniform_(layer.weight)
     if bias:
@@ -46,9 +47,7 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         sizes = [num_inputs, *widths]
-        self.linears = nn.ModuleList(
-            linear(a, b, bias=not batch_norm) for a, b in zip(sizes[:-1], sizes[1:], strict=True)
-        )
+        self.linears = nn.ModuleList(linear(a, b, bias=not batch_norm) for a, b in pairwise(sizes))
         self.norms = nn.ModuleList(nn.BatchNorm1d(width) for width in widths if batch_norm)
         self.activation = activation
         self.out_features = sizes[-1]

@@ -1,0 +1,47 @@
+"""From settings to the device and the optimiser."""
+
+from __future__ import annotations
+
+__all__ = ["clipped", "device_of", "optimizer_of"]
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from ppl_vae.errors import UsageError
+from ppl_vae.settings import TrainingSettings
+
+
+def device_of(name: str | None) -> Any:
+    if name is None:
+        return jax.devices()[0]
+    kind, _, index = name.partition(":")
+    try:
+        return jax.devices("gpu" if kind == "cuda" else kind)[int(index or 0)]
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise UsageError(f"training.device: no {name!r} here: take cpu, gpu or null") from error
+
+
+def optimizer_of(settings: TrainingSettings) -> optax.GradientTransformation:
+    """The update before it is multiplied by the learning rate."""
+    first, second = settings.betas
+    kind = optax.scale_by_adamax if settings.optimizer == "adamax" else optax.scale_by_adam
+    moments = kind(b1=first, b2=second, eps=settings.eps)
+    if not settings.weight_decay:
+        return moments
+    decay = optax.add_decayed_weights(settings.weight_decay)
+    decoupled = settings.optimizer == "adamw"
+    return optax.chain(moments, decay) if decoupled else optax.chain(decay, moments)
+
+
+def clipped(grads: Any, norm: Array, settings: TrainingSettings) -> Any:
+    if settings.clip_norm:
+        factor = jnp.minimum(1.0, settings.clip_norm / (norm + 1e-6))
+        grads = jax.tree.map(lambda g: g * factor, grads)
+    if settings.clip_value:
+        cap = settings.clip_value
+        grads = jax.tree.map(lambda g: jnp.clip(g, -cap, cap), grads)
+    return grads

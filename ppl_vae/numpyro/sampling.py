@@ -1,0 +1,120 @@
+"""Draws: from the prior, at a temperature if wanted, from the posterior, and reconstructions."""
+
+from __future__ import annotations
+
+__all__ = ["posterior_sample", "reconstruct", "sample", "temperature"]
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, random
+from numpyro import handlers
+from numpyro.primitives import Messenger
+
+from ppl_vae.errors import UsageError
+from ppl_vae.numpyro.asking import asked, prepared, running
+from ppl_vae.numpyro.distributions import tempered
+from ppl_vae.numpyro.objective import traces
+
+
+def sample(
+    model: Any,
+    num_samples: int,
+    *,
+    temperature: float = 1.0,
+    batch_norm: str = "running",
+    params: dict[str, Any] | None = None,
+    seed: int = 0,
+) -> dict[str, Array]:
+    """Draws from the prior: {site: (n, …)}, "x" (n, c, h, w), and "x_mean", the likelihood's mean.
+
+    Args:
+        temperature: factor on the scale of every latent's prior.
+        batch_norm: see `ppl_vae.numpyro.asking`.
+    """
+    if num_samples < 1:
+        raise UsageError(f"num_samples: expected at least 1, came {num_samples}")
+    generate = _cooled(model, temperature)
+    with asked(generate, None, None, params, seed, batch_norm, model) as (_, values, key):
+
+        @jax.jit
+        def draw(values: Any, rng_key: Any) -> dict[str, Array]:
+            with running(values, rng_key):
+                return _values(handlers.trace(generate).get_trace(n=num_samples))
+
+        return draw(values, key)
+
+
+def posterior_sample(
+    model: Any,
+    guide: Any,
+    x: Any,
+    num_samples: int = 1,
+    *,
+    params: dict[str, Any] | None = None,
+    seed: int = 0,
+    batch_norm: str = "running",
+) -> dict[str, Array]:
+    """Draws from the guide: {site: (num_samples, n, …)}, and "x_mean", the likelihood's mean."""
+    with asked(model, guide, x, params, seed, batch_norm) as (data, values, key):
+
+        @jax.jit
+        def draw(values: Any, stored: Array, rng_key: Any) -> dict[str, Array]:
+            images, noise = prepared(data, stored, rng_key)
+            with running(values, noise):
+                return _values(traces(model, guide, images)[0])
+
+        keys = random.split(key, num_samples)
+        draws = [draw(values, data.values, one) for one in keys]
+    return {name: jnp.stack([one[name] for one in draws]) for name in draws[0] if name != "x"}
+
+
+def reconstruct(
+    model: Any,
+    guide: Any,
+    x: Any,
+    *,
+    params: dict[str, Any] | None = None,
+    seed: int = 0,
+    batch_norm: str = "running",
+) -> Array:
+    """Mean of p(x | z) for one draw z ~ q(z | x) an image: (n, c, h, w)."""
+    return posterior_sample(model, guide, x, params=params, seed=seed, batch_norm=batch_norm)[
+        "x_mean"
+    ][0]
+
+
+class temperature(Messenger):
+    """Handler: the scale of each latent's prior times `factor`; the data's site "x" stays as it is.
+
+    `temperature(0.7)(model)(n=16)` draws 16 images.
+    """
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def __call__(self, program: Any) -> Any:
+        def cooled(*args: Any, **kwargs: Any) -> Any:
+            with self:
+                return program(*args, **kwargs)
+
+        return cooled
+
+    def process_message(self, msg: Any) -> None:
+        if msg["type"] == "sample" and not msg["is_observed"] and msg["name"] != "x":
+            msg["fn"] = tempered(msg["fn"], self.factor)
+
+
+def _cooled(model: Any, factor: float) -> Any:
+    if not factor > 0:
+        raise UsageError(f"temperature: expected above 0, came {factor}")
+    return model if factor == 1.0 else temperature(factor)(model)
+
+
+def _values(trace: Any) -> dict[str, Array]:
+    found = {name: site["value"] for name, site in trace.items() if site["type"] == "sample"}
+    if "x" in found:
+        found["x_mean"] = trace["x"]["fn"].mean
+    return found

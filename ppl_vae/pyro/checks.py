@@ -1,0 +1,63 @@
+"""What is looked at before training starts, so that a mistake costs seconds and says its name."""
+
+from __future__ import annotations
+
+__all__ = ["check_batch_size", "check_pair", "check_sites", "natural"]
+
+from typing import Any
+
+from ppl_vae.errors import UsageError
+from ppl_vae.pyro.asking import batch_norms, keeps_order
+from ppl_vae.pyro.guide import Guide, latent_sites
+
+
+def check_batch_size(model: Any, guide: Any, batch_size: int) -> None:
+    """UsageError where batch norm would see one image at a time."""
+    if batch_size == 1 and batch_norms(model, guide):
+        raise UsageError(
+            "training.batch_size: batch norm needs at least 2 images in a batch, came 1: raise it, "
+            "or build model and guide with batch_norm=False"
+        )
+
+
+def check_pair(model: Any, guide: Any) -> None:
+    """UsageError where guide and model do not cover the same latent sites."""
+    sites = getattr(guide, "sites", None)
+    if not isinstance(sites, dict):
+        return
+    wanted = latent_sites(model)
+    if dict(sites) != wanted:
+        raise UsageError(
+            f"guide covers sites {_listed(sites)} but the model has {_listed(wanted)}: "
+            "build the guide from this model"
+        )
+    if isinstance(guide, Guide) and guide.model is not model:
+        raise UsageError("guide was built from another model: build it from the one to be trained")
+
+
+def check_sites(guide: Any, sites: dict[str, Any], n: int, num_data: int) -> None:
+    """UsageError where a site has no reparametrised draws, or cannot be trained on batches of n."""
+    for name, site in sites.items():
+        if site["type"] != "sample":
+            continue
+        if not site["fn"].has_rsample and type(site["fn"]).__name__ != "Delta":
+            raise UsageError(
+                f"site {name}: {type(site['fn']).__name__} has no reparametrised draws, so its "
+                "gradient would be missing: take a relaxed distribution"
+            )
+        local = any(frame.size == n for frame in site["cond_indep_stack"])
+        if local and keeps_order(guide) and n < num_data:
+            raise UsageError(
+                f"{type(guide).__name__} keeps one posterior for each image of a batch, so "
+                f"site {name} cannot be trained on minibatches: set batch_size to "
+                f"{num_data} (all images), or take an amortised guide"
+            )
+
+
+def _listed(sites: Any) -> str:
+    return ", ".join(sorted(sites, key=natural)) or "none"
+
+
+def natural(name: str) -> tuple[str, int]:
+    head = name.rstrip("0123456789")
+    return head, int(name[len(head) :] or 0)

@@ -1,0 +1,37 @@
+"""From settings to the device and the optimiser."""
+
+from __future__ import annotations
+
+__all__ = ["device_of", "optimizer_of"]
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ppl_vae.errors import UsageError
+from ppl_vae.settings import TrainingSettings
+
+
+def device_of(name: str | None) -> torch.device:
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith(("cuda", "gpu")) and not torch.cuda.is_available():
+        raise UsageError(f"training.device: no {name} here: set it to cpu, or leave it null")
+    try:
+        return torch.device("cuda" if name == "gpu" else name)
+    except RuntimeError as error:
+        raise UsageError(f"training.device: unknown {name!r}: take cpu, cuda or null") from error
+
+
+def optimizer_of(parameters: list[Tensor], settings: TrainingSettings) -> torch.optim.Optimizer:
+    common: dict[str, Any] = {
+        "lr": settings.learning_rate,
+        "betas": settings.betas,
+        "eps": settings.eps,
+        "weight_decay": settings.weight_decay,
+    }
+    if settings.optimizer == "adamax":
+        return torch.optim.Adamax(parameters, foreach=True, **common)
+    kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
+    return kind(parameters, fused=True, **common)

@@ -1,0 +1,105 @@
+"""Draws: from the prior, at a temperature if wanted, from the posterior, and reconstructions."""
+
+from __future__ import annotations
+
+__all__ = ["posterior_sample", "reconstruct", "sample", "temperature"]
+
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from ppl_vae.errors import UsageError
+from ppl_vae.pyro.asking import asked
+from ppl_vae.pyro.distributions import tempered
+from ppl_vae.pyro.objective import traces
+
+
+def sample(
+    model: Any,
+    num_samples: int,
+    *,
+    temperature: float = 1.0,
+    batch_norm: str = "running",
+    params: dict[str, Any] | None = None,
+    seed: int = 0,
+) -> dict[str, Tensor]:
+    """Draws from the prior: {site: (n, …)}, "x" (n, c, h, w), and "x_mean", the likelihood's mean.
+
+    Args:
+        temperature: factor on the scale of every latent's prior.
+        batch_norm: see `ppl_vae.pyro.asking`.
+    """
+    if num_samples < 1:
+        raise UsageError(f"num_samples: expected at least 1, came {num_samples}")
+    generate = _cooled(model, temperature)
+    with asked(model, None, None, params, seed, batch_norm, lambda: generate(n=100)):
+        return _values(poutine.trace(generate).get_trace(n=num_samples))
+
+
+def posterior_sample(
+    model: Any,
+    guide: Any,
+    x: Any,
+    num_samples: int = 1,
+    *,
+    params: dict[str, Any] | None = None,
+    seed: int = 0,
+    batch_norm: str = "running",
+) -> dict[str, Tensor]:
+    """Draws from the guide: {site: (num_samples, n, …)}, and "x_mean", the likelihood's mean."""
+    with asked(model, guide, x, params, seed, batch_norm) as data:
+        images = data.batch(slice(None))
+        draws = [_values(traces(model, guide, images)[0]) for _ in range(num_samples)]
+    return {name: torch.stack([draw[name] for draw in draws]) for name in draws[0] if name != "x"}
+
+
+def reconstruct(
+    model: Any,
+    guide: Any,
+    x: Any,
+    *,
+    params: dict[str, Any] | None = None,
+    seed: int = 0,
+    batch_norm: str = "running",
+) -> Tensor:
+    """Mean of p(x | z) for one draw z ~ q(z | x) an image: (n, c, h, w)."""
+    return posterior_sample(model, guide, x, params=params, seed=seed, batch_norm=batch_norm)[
+        "x_mean"
+    ][0]
+
+
+class temperature(Messenger):
+    """Handler: the scale of each latent's prior times `factor`; the data's site "x" stays as it is.
+
+    `temperature(0.7)(model)(n=16)` draws 16 images.
+    """
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["is_observed"] or msg["name"] == "x" or site_is_subsample(msg):
+            return
+        msg["fn"] = tempered(msg["fn"], self.factor)
+
+
+def _cooled(model: Any, factor: float) -> Any:
+    if not factor > 0:
+        raise UsageError(f"temperature: expected above 0, came {factor}")
+    return model if factor == 1.0 else temperature(factor)(model)
+
+
+def _values(trace: Any) -> dict[str, Tensor]:
+    found = {
+        name: site["value"].cpu()
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample" and not site_is_subsample(site)
+    }
+    if "x" in found:
+        found["x_mean"] = trace.nodes["x"]["fn"].mean.cpu()
+    return found
