@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["Architecture", "check_batch"]
+__all__ = ["Architecture", "check_batch", "check_cover", "check_images", "natural"]
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -85,3 +85,35 @@ def check_batch(x: Any, n: int | None, x_shape: Sequence[int]) -> int:
     if n is not None and n != x.shape[0]:
         raise UsageError(f"n: expected {x.shape[0]}, the number of images in x, came {n}")
     return int(x.shape[0])
+
+
+def check_images(images: Any, model: Any) -> None:
+    """UsageError where `images` (n, c, h, w) are not what `model` says it takes (`x_shape`)."""
+    x_shape = getattr(model, "x_shape", None)
+    if x_shape is not None:
+        check_batch(images, None, x_shape)
+
+
+def check_cover(guide: Mapping[str, Any], model: Mapping[str, Any]) -> None:
+    """UsageError where a guide's latent sites {name: event shape} are not the model's.
+
+    Shapes may be None on both sides, where they are not known.
+    """
+    if dict(guide) == dict(model):
+        return
+    shapes = guide.keys() == model.keys()  # the names agree, so the message needs more than those
+    raise UsageError(
+        f"guide covers sites {_listed(guide, shapes)} but the model has {_listed(model, shapes)}: "
+        "build the guide from this model, or give it one sample statement a latent site"
+    )
+
+
+def natural(name: str) -> tuple[str, int]:
+    """Sort key under which z10 comes after z9."""
+    head = name.rstrip("0123456789")
+    return head, int(name[len(head) :] or 0)
+
+
+def _listed(sites: Mapping[str, Any], shapes: bool) -> str:
+    names = sorted(sites, key=natural)
+    return ", ".join(f"{name} {sites[name]}" if shapes else name for name in names) or "none"

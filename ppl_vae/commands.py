@@ -45,7 +45,7 @@ def list_known(args: Namespace) -> None:
 
 def train(args: Namespace) -> None:
     """Train one run, or one for each combination of a sweep."""
-    if args.recipe is None and not args.resume:
+    if args.recipe is None and (args.sweep or not args.resume):
         raise UsageError("train: expected a recipe, came none: name one (see ppl-vae list)")
     if args.out is None and args.resume:
         raise UsageError("--resume: expected the run to go on with, came none: add --out RUN")

@@ -120,11 +120,13 @@ def _draw(run: Run, data: Dataset, pair: tuple[Any, Any], history: xr.Dataset) -
         figures.posterior_range(history, folder / "posterior_range.png")
     shown = data.test.take(min(SHOWN, len(data.test)))
     means = np.asarray(programs.reconstruct(*pair, shown))
-    figures.reconstructions(shown.images, means, folder / "reconstructions.png", limit=SHOWN)
+    title = "Test images and their reconstructions, last weights"
+    path = folder / "reconstructions.png"
+    figures.reconstructions(shown.images, means, path, limit=SHOWN, title=title)
     drawn = np.asarray(programs.sample(pair[0], SHOWN)["x_mean"])
-    figures.samples_with_neighbours(
-        drawn, data.train.images, folder / "samples_and_nearest.png", limit=SHOWN
-    )
+    title = "Prior samples and their nearest training images, last weights"
+    path = folder / "samples_and_nearest.png"
+    figures.samples_with_neighbours(drawn, data.train.images, path, limit=SHOWN, title=title)
     kept = sorted((run.path / "samples").glob("epoch-*.npy"))
     over_time = [(int(path.stem.partition("-")[2]), np.load(path)) for path in kept]
     if over_time:

@@ -99,7 +99,7 @@ class Run:
     @property
     def about(self) -> dict[str, Any]:
         """What run.json says."""
-        return json.loads((self.path / "run.json").read_text())
+        return read_tree(self.path / "run.json")
 
     @property
     def ppl(self) -> str:
@@ -109,7 +109,7 @@ class Run:
     @property
     def recipe(self) -> dict[str, Any]:
         """The recipe as run."""
-        return yaml.safe_load((self.path / "recipe.yaml").read_text())
+        return read_tree(self.path / "recipe.yaml")
 
     @property
     def figures(self) -> Path:
@@ -124,7 +124,7 @@ class Run:
         path = self.path / "history.nc"
         if not path.is_file():
             raise UsageError(f"{self.path}: no history yet: train for at least one epoch")
-        return xr.load_dataset(path, engine="h5netcdf")
+        return read_history(path)
 
     def write_recipe(self, recipe: Mapping[str, Any]) -> None:
         text = yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True)
@@ -140,11 +140,12 @@ class Run:
         try:
             partial.mkdir()
             for name, arrays in checkpoint.files.items():
-                whole = {key: np.ascontiguousarray(value) for key, value in arrays.items()}
+                whole = {key: np.asarray(value, order="C") for key, value in arrays.items()}
                 _write(partial / f"{name}.safetensors", save(whole))
             _write(partial / "state.json", json.dumps(checkpoint.info).encode())
             if checkpoint.history is not None:
-                checkpoint.history.to_netcdf(partial / "history.nc", engine="h5netcdf")
+                content = checkpoint.history.to_netcdf(engine="h5netcdf")
+                _write(partial / "history.nc", bytes(content))
             if folder.exists():  # left by a run killed before `last` named it
                 shutil.rmtree(folder)
             partial.rename(folder)
@@ -163,18 +164,23 @@ class Run:
     def last(self) -> Path | None:
         """Folder of the last whole checkpoint, or None."""
         pointer = self.path / "checkpoints" / "last"
-        return pointer.parent / pointer.read_text().strip() if pointer.is_file() else None
+        if not pointer.is_file():
+            return None
+        folder = pointer.parent / pointer.read_text().strip()
+        if not folder.is_dir():
+            raise UsageError(
+                f"{pointer}: the checkpoint it names is gone: put {folder.name} back, or train anew"
+            )
+        return folder
 
     def restore(self) -> Checkpoint | None:
         """The last whole checkpoint with everything in it, or None."""
         if self.last is None:
             return None
         files = {path.stem: read_arrays(path) for path in sorted(self.last.glob("*.safetensors"))}
-        info = json.loads((self.last / "state.json").read_text())
+        info = read_tree(self.last / "state.json")
         history = self.last / "history.nc"
-        return Checkpoint(
-            files, info, xr.load_dataset(history, engine="h5netcdf") if history.exists() else None
-        )
+        return Checkpoint(files, info, read_history(history) if history.exists() else None)
 
     def weights(self, which: str = "best") -> tuple[Arrays, str]:
         """(weights in torch's layout, which they are): "best" falls back to "last"."""
@@ -237,6 +243,28 @@ def read_arrays(path: Path) -> Arrays:
         raise UsageError(
             f"{path}: not a whole safetensors file ({error}): train again, or take another run"
         ) from error
+
+
+def read_history(path: Path) -> xr.Dataset:
+    """A history, read into memory; UsageError where it is cut short or not one."""
+    try:
+        return xr.load_dataset(path, engine="h5netcdf")
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise UsageError(
+            f"{path}: not a whole netCDF file: put it back from a copy, or train again"
+        ) from error
+
+
+def read_tree(path: Path) -> dict[str, Any]:
+    """What a JSON or YAML file holds; UsageError where it is cut short."""
+    parse = json.loads if path.suffix == ".json" else yaml.safe_load
+    try:
+        tree = parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        tree = None
+    if not isinstance(tree, dict):
+        raise UsageError(f"{path}: not whole: put it back from a copy, or train again")
+    return tree
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -658,7 +658,7 @@ _MD5 = "md5:" + hashlib.md5(_CONTENT).hexdigest()
 
 
 class _Server(http.server.BaseHTTPRequestHandler):
-    asked: list[str] = []  # noqa: RUF012
+    asked: list[str] = []
 
     def do_GET(self) -> None:
         self.asked.append(self.path)

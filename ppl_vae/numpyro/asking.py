@@ -22,6 +22,7 @@ from flax import nnx
 from jax import Array, random
 from numpyro import handlers
 
+from ppl_vae.architecture import check_images
 from ppl_vae.errors import UsageError, nearest
 from ppl_vae.numpyro.bind import SiteRecorder, StateRecorder, fresh
 from ppl_vae.numpyro.data import DeviceImages
@@ -51,6 +52,8 @@ def asked(
     key = random.key(seed)
     with quiet(model, guide, *modules):
         data = None if x is None else DeviceImages(x, None, _dtype(x, model, guide))
+        if data is not None:
+            check_images(data.values, model)
 
         def one_pass(rng_key: Any, stored: Any) -> None:
             if data is None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from numpyro.infer.autoguide import AutoGuide
 
+from ppl_vae.architecture import check_cover, natural
 from ppl_vae.errors import UsageError
 from ppl_vae.numpyro.asking import batch_norms
 from ppl_vae.numpyro.guide import Guide, latent_sites
@@ -27,12 +28,7 @@ def check_pair(model: Any, guide: Any) -> None:
     sites = getattr(guide, "sites", None)
     if not isinstance(sites, dict):
         return
-    wanted = latent_sites(model)
-    if dict(sites) != wanted:
-        raise UsageError(
-            f"guide covers sites {_listed(sites)} but the model has {_listed(wanted)}: "
-            "build the guide from this model"
-        )
+    check_cover(sites, latent_sites(model))
     if isinstance(guide, Guide) and guide.model is not model:
         raise UsageError("guide was built from another model: build it from the one to be trained")
 
@@ -54,12 +50,3 @@ def check_sites(guide: Any, sites: dict[str, Any], n: int, num_data: int) -> Non
                 f"site {name} cannot be trained on minibatches: set batch_size to "
                 f"{num_data} (all images), or take an amortised guide"
             )
-
-
-def _listed(sites: Any) -> str:
-    return ", ".join(sorted(sites, key=natural)) or "none"
-
-
-def natural(name: str) -> tuple[str, int]:
-    head = name.rstrip("0123456789")
-    return head, int(name[len(head) :] or 0)

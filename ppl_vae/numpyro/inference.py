@@ -88,16 +88,17 @@ def stream_log_weights(
             size, at_once = len(data), 1
 
         @jax.jit
-        def weights(values: Any, stored: Array, rng_key: Any) -> Array:
-            images, noise = prepared(data, stored, rng_key)
+        def weights(values: Any, stored: Array, binarise: Any, noise: Any) -> Array:
+            images = data.prepared(stored, binarise)
             with running(values, noise):
                 return _weights(model, guide, images, at_once)
 
         for start in range(0, len(data), size):
             stored = data.values[start : start + size]
-            image_key = random.fold_in(key, start)
+            # All samples are weights of one binarisation of the image.
+            binarise, noise = random.split(random.fold_in(key, start))
             parts = [
-                np.asarray(weights(values, stored, random.fold_in(image_key, done)))
+                np.asarray(weights(values, stored, binarise, random.fold_in(noise, done)))
                 for done in range(0, num_samples, at_once)
             ]
             yield np.concatenate(parts)[:num_samples]

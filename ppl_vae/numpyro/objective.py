@@ -23,6 +23,8 @@ from numpyro.distributions.kl import kl_divergence
 from numpyro.distributions.util import scale_and_mask
 from numpyro.infer import TraceMeanField_ELBO
 
+from ppl_vae.architecture import check_cover
+from ppl_vae.errors import UsageError
 from ppl_vae.numpyro.bind import StateRecorder
 from ppl_vae.numpyro.distributions import unwrapped
 from ppl_vae.numpyro.guide import Guide
@@ -141,6 +143,12 @@ class Objective(TraceMeanField_ELBO):
             return self.loss_of(means, weight), means
         many = jnp.repeat(x, k, axis=0)
         terms = self.terms(model, guide, many, *args, analytic=False, **kwargs)
+        shared = [name for name, part in terms.kl.items() if not part.ndim]
+        if shared:
+            raise UsageError(
+                f"objective.num_samples: expected 1 with site {shared[0]}, which all images share "
+                f"and which so has no weight for each image, came {k}: set it to 1"
+            )
         log_weights = terms.log_weight(weight).reshape(-1, k)
         loss = math.log(k) - jax.nn.logsumexp(log_weights, axis=1).mean()
         return loss, terms.means(self.num_data)
@@ -182,7 +190,9 @@ def traces(model: Any, guide: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]
         return model_trace, guide_trace
     guide_trace = handlers.trace(guide).get_trace(*args, **kwargs)
     replayed = handlers.replay(model, trace=guide_trace)
-    return handlers.trace(replayed).get_trace(*args, **kwargs), guide_trace
+    model_trace = handlers.trace(replayed).get_trace(*args, **kwargs)
+    check_cover(_latents(guide_trace), _latents(model_trace))
+    return model_trace, guide_trace
 
 
 def per_datum(value: Any, site: Any, n: int, trace: Any) -> Any:
@@ -215,3 +225,14 @@ def _divergence(posterior: Any, site: Any, analytic: bool) -> Any:
 
 def _sample_sites(trace: Any, names: list[str]) -> list[str]:
     return [name for name in names if trace[name]["type"] == "sample"]
+
+
+def _latents(trace: Any) -> dict[str, None]:
+    """Latent sites of a trace, but for the auxiliary ones of automatic guides."""
+    return {
+        name: None
+        for name, site in trace.items()
+        if site["type"] == "sample"
+        and not site["is_observed"]
+        and not site["infer"].get("is_auxiliary")
+    }

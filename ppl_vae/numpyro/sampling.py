@@ -13,7 +13,7 @@ from numpyro import handlers
 from numpyro.primitives import Messenger
 
 from ppl_vae.errors import UsageError
-from ppl_vae.numpyro.asking import asked, prepared, running
+from ppl_vae.numpyro.asking import asked, running
 from ppl_vae.numpyro.distributions import tempered
 from ppl_vae.numpyro.objective import traces
 
@@ -60,13 +60,14 @@ def posterior_sample(
     with asked(model, guide, x, params, seed, batch_norm) as (data, values, key):
 
         @jax.jit
-        def draw(values: Any, stored: Array, rng_key: Any) -> dict[str, Array]:
-            images, noise = prepared(data, stored, rng_key)
+        def draw(values: Any, stored: Array, binarise: Any, noise: Any) -> dict[str, Array]:
+            images = data.prepared(stored, binarise)
             with running(values, noise):
                 return _values(traces(model, guide, images)[0])
 
-        keys = random.split(key, num_samples)
-        draws = [draw(values, data.values, one) for one in keys]
+        binarise, noise = random.split(key)
+        keys = random.split(noise, num_samples)
+        draws = [draw(values, data.values, binarise, one) for one in keys]
     return {name: jnp.stack([one[name] for one in draws]) for name in draws[0] if name != "x"}
 
 
@@ -117,4 +118,5 @@ def _values(trace: Any) -> dict[str, Array]:
     found = {name: site["value"] for name, site in trace.items() if site["type"] == "sample"}
     if "x" in found:
         found["x_mean"] = trace["x"]["fn"].mean
+        found["x"] = found["x"].astype(found["x_mean"].dtype)  # Bernoulli draws are integers
     return found

@@ -19,6 +19,7 @@ from numpyro.distributions import biject_to, constraints
 from numpyro.infer.autoguide import AutoGuide
 
 from ppl_vae import loop
+from ppl_vae.architecture import check_images
 from ppl_vae.errors import TrainingError, UsageError
 from ppl_vae.numpyro.bind import SiteRecorder, StateRecorder, fresh, write_back
 from ppl_vae.numpyro.build import as_dtype
@@ -145,6 +146,7 @@ class NumPyroTrainer:
         self.valid = None if valid is None else DeviceImages(valid, device, dtype)
         if len(self.train) == 0:
             raise UsageError("train: expected at least one image, came none")
+        check_images(self.train.values, model)
         self.batch_size = min(settings.batch_size, len(self.train))
         check_batch_size(model, guide, self.batch_size)
         self.steps_per_epoch = len(self.train) // self.batch_size
@@ -231,7 +233,7 @@ class NumPyroTrainer:
         settings = self.settings
         gradient = jax.value_and_grad(self.loss, has_aux=True)
         (loss, (means, mutable)), grads = gradient(now.params, now.mutable, x, rng_key, kl_weight)
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         grads = clipped(grads, norm, settings)
         updates, optimizer = self.optimizer.update(grads, now.optimizer, now.params)
         params = jax.tree.map(lambda p, u: p - (rate * u).astype(p.dtype), now.params, updates)

@@ -31,7 +31,7 @@ BATCH_NORM = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": 
 def state(model: Any, guide: Any) -> Arrays:
     """Parameters and batch-norm statistics of the modules among the pair."""
     return {
-        name: np.ascontiguousarray(np.asarray(variable[...]).transpose(order))
+        name: np.asarray(np.asarray(variable[...]).transpose(order), order="C")
         for name, (variable, order) in _variables(model, guide).items()
     }
 

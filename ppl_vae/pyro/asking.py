@@ -24,6 +24,7 @@ from pyro.infer.autoguide import AutoGuide
 from pyro.infer.autoguide.effect import AutoMessenger
 from torch import Tensor, nn
 
+from ppl_vae.architecture import check_images
 from ppl_vae.errors import UsageError, nearest
 from ppl_vae.pyro.data import DeviceImages
 from ppl_vae.pyro.guide import Guide, quiet
@@ -47,6 +48,8 @@ def asked(
     `one_pass` runs the nets once for recomputed statistics; None takes the guide over the images.
     """
     data = _on_device([] if x is None else x, model, guide)
+    if x is not None:
+        check_images(data.values, model)
 
     def over_images() -> None:
         for start in range(0, min(len(data), PASSES * 256), 256):
@@ -57,7 +60,9 @@ def asked(
         stack.enter_context(torch.no_grad())
         stack.enter_context(torch.random.fork_rng())
         stack.enter_context(pyro.validation_enabled(False))
-        stack.enter_context(pyro.settings.context(module_local_params=True))
+        # What modules register is theirs alone; what plain functions learned before stays in sight.
+        store = pyro.get_param_store()
+        stack.enter_context(store.scope(store.get_state()))
         stack.enter_context(quiet(model, guide))
         if params is not None:
             stack.enter_context(poutine.substitute(data=params))

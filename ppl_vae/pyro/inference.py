@@ -79,18 +79,34 @@ def stream_log_weights(
     if num_samples < 1:
         raise UsageError(f"num_samples: expected at least 1, came {num_samples}")
     rows = block or ROWS
-    with asked(model, guide, x, params, seed, batch_norm) as data:
-        size = max(1, min(len(data), 100, rows))
-        at_once = max(1, rows // size)
-        if keeps_order(guide):  # neither split nor repeated
-            size, at_once = len(data), 1
-        for start in range(0, len(data), size):
+    count = len(x)
+    size = max(1, min(count, 100, rows))
+    at_once = max(1, rows // size)
+    if keeps_order(guide):  # neither split nor repeated
+        size, at_once = count, 1
+    noise: list[Tensor] = []  # where the random stream stands between blocks
+    for start in range(0, count, size):
+        # Nothing global is held while the caller has the block: `asked` ends before it is given.
+        with asked(model, guide, x, params, seed, batch_norm) as data:
+            _set_random(noise)
             images = data.batch(slice(start, start + size))
             parts = [
                 _weights(model, guide, images, min(at_once, num_samples - done))
                 for done in range(0, num_samples, at_once)
             ]
-            yield torch.cat(parts).cpu().numpy()
+            noise = _random(images.device)
+        yield torch.cat(parts).cpu().numpy()
+
+
+def _random(device: torch.device) -> list[Tensor]:
+    """State of the random streams that draws on `device` come from."""
+    cuda = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
+    return [torch.get_rng_state(), *cuda]
+
+
+def _set_random(states: list[Tensor]) -> None:
+    for state, put in zip(states, (torch.set_rng_state, torch.cuda.set_rng_state), strict=False):
+        put(state)
 
 
 def _weights(model: Any, guide: Any, x: Tensor, repeats: int) -> Tensor:

@@ -23,6 +23,8 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 from torch.distributions import kl_divergence
 
+from ppl_vae.architecture import check_cover
+from ppl_vae.errors import UsageError
 from ppl_vae.pyro.distributions import unwrapped
 from ppl_vae.settings import ObjectiveSettings
 
@@ -129,6 +131,12 @@ class Objective(TraceMeanField_ELBO):
             return self.loss_of(means, self.kl_weight), means
         many = x.repeat_interleave(k, 0)
         terms = self.terms(model, guide, many, *args, analytic=False, **kwargs)
+        shared = [name for name, part in terms.kl.items() if not part.dim()]
+        if shared:
+            raise UsageError(
+                f"objective.num_samples: expected 1 with site {shared[0]}, which all images share "
+                f"and which so has no weight for each image, came {k}: set it to 1"
+            )
         log_weights = terms.log_weight(self.kl_weight).unflatten(0, (-1, k))
         loss = math.log(k) - log_weights.logsumexp(1).mean()
         return loss, terms.means(self.num_data)
@@ -162,7 +170,9 @@ def traces(model: Any, guide: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]
     guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
     replayed = poutine.replay(model, trace=guide_trace)
     model_trace = poutine.trace(replayed).get_trace(*args, **kwargs)
-    return prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
+    model_trace, guide_trace = (prune_subsample_sites(t) for t in (model_trace, guide_trace))
+    check_cover(_latents(guide_trace), _latents(model_trace))
+    return model_trace, guide_trace
 
 
 def per_datum(value: Any, site: Any, n: int) -> Any:
@@ -193,3 +203,14 @@ def _divergence(posterior: Any, site: Any, analytic: bool) -> Any:
 
 def _sample_sites(trace: Any, names: list[str]) -> list[str]:
     return [name for name in names if trace.nodes[name]["type"] == "sample"]
+
+
+def _latents(trace: Any) -> dict[str, None]:
+    """Latent sites of a trace, but for the auxiliary ones of automatic guides."""
+    return {
+        name: None
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample"
+        and not site["is_observed"]
+        and not site["infer"].get("is_auxiliary")
+    }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = ["fit"]
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -16,6 +15,7 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from ppl_vae import loop
+from ppl_vae.architecture import check_images
 from ppl_vae.errors import TrainingError, UsageError
 from ppl_vae.pyro.asking import keeps_order
 from ppl_vae.pyro.checks import check_batch_size, check_pair, check_sites, natural
@@ -97,7 +97,6 @@ def _surroundings(settings: TrainingSettings) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng())
         stack.enter_context(pyro.validation_enabled(False))
-        stack.enter_context(pyro.settings.context(module_local_params=True))
         stack.enter_context(pyro.get_param_store().scope())
         stack.callback(torch.set_num_threads, threads)
         if settings.threads:
@@ -129,6 +128,7 @@ class PyroTrainer:
         self.valid = None if valid is None else DeviceImages(valid, self.device, dtype)
         if len(self.train) == 0:
             raise UsageError("train: expected at least one image, came none")
+        check_images(self.train.values, model)
         self.batch_size = min(settings.batch_size, len(self.train))
         check_batch_size(model, guide, self.batch_size)
         self.steps_per_epoch = len(self.train) // self.batch_size
@@ -215,7 +215,9 @@ class PyroTrainer:
             loss, means = self.objective.loss_and_means(self.model, self.guide, x)
         loss.backward()
         parameters = list(self.parameters.values())
-        norm = nn.utils.clip_grad_norm_(parameters, settings.clip_norm or math.inf)
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if settings.clip_norm:
+            nn.utils.clip_grads_with_norm_(parameters, settings.clip_norm, norm)
         if settings.clip_value:
             nn.utils.clip_grad_value_(parameters, settings.clip_value)
         skipped = self._apply(parameters, norm)

@@ -29,6 +29,5 @@ class GaussianHead(nn.Module):
     def forward(self, h: Tensor) -> tuple[Tensor, Tensor]:
         loc, raw = self.linear(h).chunk(2, -1)
         variance = functional.softplus(raw) + MIN_VARIANCE
-        if len(self.event_shape) == 1:
-            return loc, variance
-        return loc.unflatten(-1, self.event_shape), variance.unflatten(-1, self.event_shape)
+        shape = (-1, *self.event_shape)
+        return loc.reshape(shape), variance.reshape(shape)

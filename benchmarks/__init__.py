@@ -1,0 +1,1 @@
+"""What the project costs: ratios against hand-written code, measured side by side."""

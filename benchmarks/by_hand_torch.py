@@ -1,0 +1,126 @@
+"""The five-layer Ladder VAE by hand in plain torch, as one would write it without a PPL.
+
+The mathematics of `HierarchicalVAE` with `LadderGuide` and the analytic ELBO, in one pass.
+"""
+
+from __future__ import annotations
+
+__all__ = ["ByHand", "Ladder"]
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from benchmarks.problem import BATCH, HIDDEN, LATENTS, LEARNING_RATE, X_SHAPE
+
+
+class Block(nn.Module):
+    """Two layers of linear, batch norm, leaky ReLU."""
+
+    def __init__(self, num_inputs: int, width: int) -> None:
+        super().__init__()
+        self.linears = nn.ModuleList(
+            [nn.Linear(num_inputs, width, bias=False), nn.Linear(width, width, bias=False)]
+        )
+        self.norms = nn.ModuleList([nn.BatchNorm1d(width), nn.BatchNorm1d(width)])
+
+    def forward(self, h: Tensor) -> Tensor:
+        for linear, norm in zip(self.linears, self.norms, strict=True):
+            h = F.leaky_relu(norm(linear(h)))
+        return h
+
+
+class Ladder(nn.Module):
+    """Inference and generative nets; lists run from z1, nearest the data, up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        size = int(np.prod(X_SHAPE))
+        inputs = (size, *HIDDEN[:-1])
+        self.up = nn.ModuleList(Block(a, b) for a, b in zip(inputs, HIDDEN, strict=True))
+        self.messages = nn.ModuleList(
+            nn.Linear(a, 2 * b) for a, b in zip(HIDDEN, LATENTS, strict=True)
+        )
+        self.down = nn.ModuleList(Block(a, b) for a, b in zip(LATENTS[1:], HIDDEN[1:], strict=True))
+        self.priors = nn.ModuleList(
+            nn.Linear(a, 2 * b) for a, b in zip(HIDDEN[1:], LATENTS[:-1], strict=True)
+        )
+        self.decoder = Block(LATENTS[0], HIDDEN[0])
+        self.out = nn.Linear(HIDDEN[0], size)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Batch means of log p(x | z) and of each site's divergence, z1 first; nats."""
+        h = x = x.flatten(1)
+        messages = []
+        for block, head in zip(self.up, self.messages, strict=True):
+            h = block(h)
+            messages.append(gaussian(head(h)))
+        loc, variance = messages[-1]
+        z = loc + variance.sqrt() * torch.randn_like(loc)
+        kl = [0.5 * (variance + loc.square() - 1 - variance.log()).sum(-1).mean()]
+        for level in reversed(range(len(self.down))):
+            prior_loc, prior_variance = gaussian(self.priors[level](self.down[level](z)))
+            data_loc, data_variance = messages[level]
+            precision, prior_precision = 1 / data_variance, 1 / prior_variance
+            variance = 1 / (precision + prior_precision)
+            loc = variance * (data_loc * precision + prior_loc * prior_precision)
+            z = loc + variance.sqrt() * torch.randn_like(loc)
+            ratio = variance * prior_precision
+            shift = (loc - prior_loc).square() * prior_precision
+            kl.append(0.5 * (ratio + shift - 1 - ratio.log()).sum(-1).mean())
+        logits = self.out(self.decoder(z))
+        nll = F.binary_cross_entropy_with_logits(logits, x, reduction="sum") / len(x)
+        return -nll, kl[::-1]
+
+    def load(self, arrays: dict[str, np.ndarray]) -> None:
+        """Weights as `ppl_vae.pyro.state` names them."""
+        parts: dict[str, nn.Module] = {"model.decoder.mlp": self.decoder}
+        parts["model.decoder.out"] = self.out
+        for level in range(len(LATENTS)):
+            parts[f"guide.tower.nets.{level}"] = self.up[level]
+            parts[f"guide.heads.{level}.linear"] = self.messages[level]
+        for level in range(len(LATENTS) - 1):
+            parts[f"model.groups.{level}.mlp"] = self.down[level]
+            parts[f"model.groups.{level}.head.linear"] = self.priors[level]
+        for prefix, part in parts.items():
+            for name, tensor in part.state_dict(keep_vars=True).items():
+                if not name.endswith("num_batches_tracked"):
+                    with torch.no_grad():
+                        tensor.copy_(torch.as_tensor(arrays[f"{prefix}.{name}"]))
+
+
+def gaussian(h: Tensor) -> tuple[Tensor, Tensor]:
+    loc, raw = h.chunk(2, -1)
+    return loc, F.softplus(raw) + 1e-6
+
+
+class ByHand:
+    """Its training: Adam, fused, on batches gathered and binarised from grey images."""
+
+    def __init__(self, images: np.ndarray, arrays: dict[str, np.ndarray]) -> None:
+        self.images = torch.as_tensor(images)
+        self.net = Ladder()
+        self.net.load(arrays)
+        self.parameters = list(self.net.parameters())
+        self.optimizer = torch.optim.Adam(self.parameters, lr=LEARNING_RATE, fused=True)
+
+    def run_epoch(self, kl_weight: np.ndarray, learning_rate: np.ndarray) -> np.ndarray:
+        """Rows of every step: loss, log likelihood, gradient norm, divergences z1 … zL."""
+        order = torch.randperm(len(self.images))
+        rows = []
+        for i, (weight, rate) in enumerate(zip(kl_weight, learning_rate, strict=True)):
+            grey = self.images[order[i * BATCH : (i + 1) * BATCH]].float() / 255
+            rows.append(self.step(torch.bernoulli(grey), float(weight), float(rate)))
+        return torch.stack(rows).double().numpy()
+
+    def step(self, x: Tensor, kl_weight: float, learning_rate: float) -> Tensor:
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.optimizer.zero_grad(set_to_none=True)
+        log_likelihood, kl = self.net(x)
+        loss = kl_weight * sum(kl) - log_likelihood
+        loss.backward()
+        norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        self.optimizer.step()
+        return torch.stack([loss, log_likelihood, norm, *kl]).detach()

@@ -1,0 +1,144 @@
+"""What the PPLs cost: the project's training steps against the same ladder written by hand.
+
+    python -m benchmarks.overhead            # five minutes; writes benchmarks/results/overhead.json
+    python -m benchmarks.overhead --quick    # does it run, are losses and operations equal
+
+docs/benchmarks.md says what is measured and how. Exit status 1 where a target is missed.
+"""
+
+from __future__ import annotations
+
+__all__ = ["main"]
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.machine import cores, describe
+from benchmarks.problem import BATCH, HIDDEN, LATENTS, Plan
+from benchmarks.timing import ratio
+
+RESULTS = Path(__file__).parent / "results" / "overhead.json"
+SIDES = {"pyro": "benchmarks.against_torch", "numpyro": "benchmarks.against_jax"}
+TIME_TARGETS = {"Pyro, 1 thread": 1.10, "NumPyro": 1.03}  # held by the interval's lower end
+FLOP_TARGETS = {"pyro": 0.0, "numpyro": 0.01}  # relative difference
+LOSS_TARGET = 1e-5  # relative difference in the first step
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; 0 where every target is held, 1 otherwise."""
+    options = _options(arguments)
+    threads = (1,) if options.quick or cores() == 1 else (1, 2)
+    plan = Plan(options.repeats, options.steps, threads, options.quick)
+    report: dict[str, Any] = {
+        "problem": {"latents": LATENTS, "hidden": HIDDEN, "batch": BATCH},
+        "machine": describe(),
+        "repeats": plan.repeats,
+        "steps_a_repeat": plan.steps,
+        "operations": {},
+        "losses_apart": {},
+        "times": [],
+    }
+    for ppl in options.ppl:
+        measured = import_module(SIDES[ppl]).measure(plan)
+        report["operations"][ppl] = _operations(ppl, measured["flops"])
+        report["losses_apart"][ppl] = measured["losses_apart"]
+        targets = {} if options.quick else TIME_TARGETS
+        report["times"] += _times(ppl, measured["seconds"], targets)
+    report["held"] = _held(report)
+    print(_table(report))
+    if options.out is not None:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(report, indent=2) + "\n")
+    return 0 if report["held"] else 1
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.overhead", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--ppl", choices=list(SIDES), action="append", help="one side alone")
+    parser.add_argument("--repeats", type=int, help="timed turns of every contestant (60)")
+    parser.add_argument("--steps", type=int, help="optimiser steps a turn (10)")
+    parser.add_argument("--quick", action="store_true", help="2 turns of 2 steps, times unjudged")
+    parser.add_argument("--out", type=Path, help=f"JSON (results/{RESULTS.name} unless --quick)")
+    options = parser.parse_args(arguments)
+    options.ppl = options.ppl or list(SIDES)
+    options.repeats = options.repeats or (2 if options.quick else 60)
+    options.steps = options.steps or (2 if options.quick else 10)
+    if options.out is None and not options.quick:
+        options.out = RESULTS
+    return options
+
+
+def _operations(ppl: str, flops: dict[str, float]) -> dict[str, Any]:
+    apart = flops["ppl-vae"] / flops["by hand"] - 1
+    return {**flops, "relative_difference": apart, "held": abs(apart) <= FLOP_TARGETS[ppl]}
+
+
+def _times(ppl: str, seconds: dict[Any, Any], targets: dict[str, float]) -> list[dict[str, Any]]:
+    if ppl == "numpyro":
+        return [_time("NumPyro", seconds["ppl-vae"], seconds["by hand"], targets)]
+    rows = []
+    for count, times in seconds.items():
+        threads = f"{count} thread" + "s" * (count > 1)
+        for name, who in (("Pyro", "ppl-vae"), ("Pyro's stock ELBO", "stock")):
+            rows.append(_time(f"{name}, {threads}", times[who], times["by hand"], targets))
+    return rows
+
+
+def _time(
+    name: str, ours: np.ndarray, by_hand: np.ndarray, targets: dict[str, float]
+) -> dict[str, Any]:
+    found, target = ratio(ours, by_hand), targets.get(name)
+    return {
+        "name": name,
+        "milliseconds": 1e3 * float(np.median(ours)),
+        "milliseconds_by_hand": 1e3 * float(np.median(by_hand)),
+        "ratio": found.value,
+        "interval": [found.low, found.high],
+        "target": target,
+        "held": None if target is None else found.low <= target,
+    }
+
+
+def _held(report: dict[str, Any]) -> bool:
+    same_losses = all(a["first_step"] <= LOSS_TARGET for a in report["losses_apart"].values())
+    same_work = all(row["held"] for row in report["operations"].values())
+    in_time = all(row["held"] is not False for row in report["times"])
+    return same_losses and same_work and in_time
+
+
+def _table(report: dict[str, Any]) -> str:
+    machine = report["machine"]
+    lines = [
+        f"{machine['processor']}, {machine['cores']} cores, load at the start "
+        f"{machine['busy_cores']}; medians of {report['repeats']} interleaved turns of "
+        f"{report['steps_a_repeat']} steps, batch {BATCH}",
+        "",
+        f"{'step time':28} {'ms':>8} {'by hand':>8} {'ratio':>7}   95 % interval   target",
+    ]
+    for row in report["times"]:
+        low, high = row["interval"]
+        line = f"{row['name']:28} {row['milliseconds']:8.2f} {row['milliseconds_by_hand']:8.2f} "
+        line += f"{row['ratio']:7.3f}   {low:.3f} … {high:.3f}"
+        if row["target"] is not None:
+            line += f"   {row['target']:.2f} {'held' if row['held'] else 'missed'}"
+        lines.append(line)
+    lines += ["", f"{'operations a step':28} {'ppl-vae':>14} {'by hand':>14} {'apart':>8}"]
+    for ppl, row in report["operations"].items():
+        held = "held" if row["held"] else "missed"
+        line = f"{ppl:28} {row['ppl-vae']:14.0f} {row['by hand']:14.0f} "
+        lines.append(line + f"{row['relative_difference']:8.2%}   {FLOP_TARGETS[ppl]:.0%} {held}")
+    lines += ["", "largest relative difference of loss, its terms and gradient norm, first step"]
+    lines += [f"{ppl:28} {a['first_step']:14.1e}" for ppl, a in report["losses_apart"].items()]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,48 @@
+"""What every test stands on: quiet threads, no display, a PPL to choose, no downloads."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ["MPLBACKEND"] = "Agg"
+if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# What XLA compiles for one test serves the next one, the other workers and the next session.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave tests marked `gpu` out where there is none."""
+    needing = [item for item in items if item.get_closest_marker("gpu")]
+    if needing and not _has_cuda():
+        for item in needing:
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+def _has_cuda() -> bool:
+    if importlib.util.find_spec("torch") is None:
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+@pytest.fixture(params=["pyro", "numpyro"])
+def ppl(request: pytest.FixtureRequest) -> str:
+    """Each probabilistic programming library in turn."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The clone's top folder."""
+    return ROOT

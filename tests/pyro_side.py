@@ -1,0 +1,224 @@
+"""What tests ask of Pyro beside `ppl_vae.pyro`; `numpyro_side` has the same names."""
+
+from __future__ import annotations
+
+__all__ = [
+    "build", "chain", "densities", "double", "eager", "gradients", "guide_of", "hasty", "independent",
+    "is_guide", "loss", "precision", "predictive", "prior_guide", "program", "renyi",
+    "set_training", "shapes", "stock_svi", "terms",
+]  # fmt: skip
+
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pyro.infer
+import torch
+
+from ppl_vae.pyro import Guide, Objective, state
+from ppl_vae.pyro.objective import traces
+from ppl_vae.settings import ObjectiveSettings
+
+
+def build(model_class: Any, guide_class: Any, x_shape: Any, arguments: Any, seed: int) -> Any:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = model_class(x_shape, **arguments)
+        guide = guide_class(model)
+    return model, guide
+
+
+def eager() -> Any:
+    """Run without compilation: torch does."""
+    return nullcontext()
+
+
+def hasty() -> Any:
+    """Compile in haste: torch does not compile."""
+    return nullcontext()
+
+
+def precision(name: str) -> Any:
+    """Context in which float32 or float64 can be had."""
+    return nullcontext()
+
+
+def double(*modules: Any) -> None:
+    for module in modules:
+        module.double()
+
+
+def set_training(model: Any, guide: Any, training: bool) -> None:
+    model.train(training)
+    guide.train(training)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+def terms(
+    model: Any, guide: Any, x: Any, seed: int = 0, objective: Any = None, **kwargs: Any
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(log likelihood by site, divergence by site), numpy (n,) each."""
+    with seeded(seed), torch.no_grad():
+        found = (objective or Objective()).terms(model, guide, torch.as_tensor(x), **kwargs)
+    return _numpy(found.log_likelihood), _numpy(found.kl)
+
+
+def densities(
+    model: Any, guide: Any, x: Any, seed: int = 0, latents: dict[str, Any] | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """({"log p(x)", "log q(z1)", "kl(z1)", …: (n,)}, latents) of one draw, whose values are kept."""
+    assert latents is None, "draw in Pyro, substitute in NumPyro"
+    with seeded(seed), torch.no_grad():
+        model_trace, guide_trace = traces(model, guide, torch.as_tensor(x))
+    found, drawn = {}, {}
+    for name, site in model_trace.nodes.items():
+        if site["type"] != "sample":
+            continue
+        found[f"log p({name})"] = site["fn"].log_prob(site["value"])
+        if not site["is_observed"]:
+            drawn[name] = site["value"]
+            found[f"log q({name})"] = guide_trace.nodes[name]["fn"].log_prob(site["value"])
+    likelihood, kl = terms(model, guide, x, seed)
+    sampled = terms(model, guide, x, seed, analytic=False)[1]
+    extra = {f"log p({name} | z)": value for name, value in likelihood.items()}
+    extra |= {f"kl({name})": value for name, value in kl.items()}
+    extra |= {f"sampled kl({name})": value for name, value in sampled.items()}
+    return {**_numpy(found), **extra}, _numpy(drawn)
+
+
+def loss(model: Any, guide: Any, x: Any, seed: int = 0, **settings: Any) -> float:
+    """The objective's loss on one batch."""
+    objective = Objective(ObjectiveSettings(**settings))
+    with seeded(seed), torch.no_grad():
+        return float(objective.loss_and_means(model, guide, torch.as_tensor(x))[0])
+
+
+def gradients(model: Any, guide: Any, x: Any, seed: int = 0, **settings: Any) -> dict[str, Any]:
+    """{torch name: gradient of the objective's loss} of every parameter; zeros where None."""
+    objective = Objective(ObjectiveSettings(**settings))
+    named = {
+        f"{prefix}.{name}": p
+        for prefix, module in (("model", model), ("guide", guide))
+        for name, p in module.named_parameters()
+    }
+    with seeded(seed):
+        value = objective.loss_and_means(model, guide, torch.as_tensor(x))[0]
+        grads = torch.autograd.grad(value, list(named.values()), allow_unused=True)
+    return {
+        name: np.zeros(p.shape) if g is None else g.numpy()
+        for (name, p), g in zip(named.items(), grads, strict=True)
+    }
+
+
+def stock_svi(model: Any, guide: Any, x: Any, elbo: str, steps: int = 2) -> dict[str, Any]:
+    """Weights after steps of stock `pyro.infer.SVI` under the stock ELBO of that name."""
+    set_training(model, guide, True)
+    x = torch.as_tensor(x)
+    with seeded(0), pyro.get_param_store().scope(), pyro.validation_enabled(True):
+        svi = pyro.infer.SVI(
+            model, guide, pyro.optim.Adam({"lr": 0.01}), getattr(pyro.infer, elbo)()
+        )
+        for _ in range(steps):
+            assert np.isfinite(svi.step(x))
+    return state(model, guide)
+
+
+def predictive(
+    model: Any, guide: Any, x: Any, num_samples: int, sites: list[str]
+) -> dict[str, tuple[int, ...]]:
+    """Shapes of what the stock Predictive draws."""
+    with seeded(0):
+        draw = pyro.infer.Predictive(
+            model, guide=guide, num_samples=num_samples, return_sites=sites
+        )
+        return shapes(draw(torch.as_tensor(x)))
+
+
+def renyi(model: Any, guide: Any, x: Any, num_particles: int) -> float:
+    """The stock Rényi loss, α = 0."""
+    loss = pyro.infer.RenyiELBO(alpha=0.0, num_particles=num_particles)
+    with seeded(0), pyro.get_param_store().scope():
+        return float(loss.loss(model, guide, torch.as_tensor(x)))
+
+
+def chain(names: tuple[str, ...]) -> Any:
+    """A plain program of scalar sites, each the mean of the next, the last the mean of x."""
+
+    def model(x: Any = None, *, n: int | None = None) -> Any:
+        n = n if x is None else len(x)
+        z = torch.zeros(n)
+        with pyro.plate("data", n):
+            for name in reversed(names):
+                z = pyro.sample(name, dist.Normal(z, 1.0))
+            return pyro.sample("x", dist.Normal(z[:, None, None, None], 1.0).to_event(3), obs=x)
+
+    return model
+
+
+def independent(names: tuple[str, ...]) -> Any:
+    """A plain guide: Normal sites whose one location is learned."""
+
+    def guide(x: Any) -> None:
+        loc = pyro.param("loc", torch.tensor(0.5))
+        with pyro.plate("data", len(x)):
+            for name in names:
+                pyro.sample(name, dist.Normal(loc.expand(len(x)), 1.0))
+
+    return guide
+
+
+def program(events: dict[str, tuple[int, ...]], x_shape: tuple[int, ...]) -> Any:
+    """A plain program of standard normal sites, whose sum is every pixel's logit."""
+
+    def model(x: Any = None, *, n: int | None = None) -> Any:
+        n = n if x is None else len(x)
+        logits = torch.zeros(n)
+        with pyro.plate("data", n):
+            for name, event in events.items():
+                prior = dist.Normal(torch.zeros(n, *event), 1.0).to_event(len(event))
+                logits = logits + pyro.sample(name, prior).reshape(n, -1).sum(1)
+            pixels = logits.reshape(n, 1, 1, 1).expand(n, *x_shape)
+            return pyro.sample("x", dist.Bernoulli(logits=pixels).to_event(3), obs=x)
+
+    return model
+
+
+def guide_of(case: Any, model: Any) -> Any:
+    """The case's guide for another model."""
+    with seeded(0):
+        return getattr(importlib.import_module("guides.pyro"), case.guide_class)(model)
+
+
+def prior_guide(model: Any) -> tuple[Any, list[Any]]:
+    """A user's guide that answers each site with its prior; and the sites that it was shown."""
+    seen: list[Any] = []
+
+    class PriorGuide(Guide):
+        def posterior(self, site: Any, features: Any) -> Any:
+            seen.append(site)
+            return site.prior
+
+    return PriorGuide(model), seen
+
+
+def shapes(values: Any) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in values.items()}
+
+
+def is_guide(guide: Any) -> bool:
+    """Whether it answers the model's sites, top down."""
+    return isinstance(guide, Guide)
+
+
+def _numpy(values: Any) -> dict[str, Any]:
+    return {name: value.detach().numpy() for name, value in values.items()}

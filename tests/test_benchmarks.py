@@ -1,0 +1,77 @@
+"""The overhead benchmark runs, does the same work on both sides, and says what it measured on."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import machine, overhead
+from benchmarks.timing import interleaved, ratio
+
+
+@pytest.mark.slow
+def test_same_losses_same_operations(
+    ppl: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "overhead.json"
+    status = overhead.main(["--quick", "--ppl", ppl, "--out", str(out)])
+    report = json.loads(out.read_text())
+    # The same weights, batches and noise, written twice: the same loss, terms and gradient.
+    assert report["losses_apart"][ppl]["first_step"] < 1e-5
+    flops = report["operations"][ppl]
+    tolerance = {"pyro": 0.0, "numpyro": 0.01}[ppl]
+    assert flops["ppl-vae"] == pytest.approx(flops["by hand"], rel=tolerance, abs=0)
+    assert status == 0
+    assert report["times"][0]["ratio"] > 0
+    assert "held" in capsys.readouterr().out
+
+
+def test_contestants_take_turns() -> None:
+    calls: list[str] = []
+    contestants = {name: lambda turn, name=name: calls.append(f"{name}{turn}") for name in "abc"}
+    seconds = interleaved(contestants, repeats=3, warm_up=1)
+    assert sorted(calls) == [f"{name}{turn}" for name in "abc" for turn in range(4)]
+    # Each turn is complete before the next begins, and runs the other way round.
+    assert calls == ["a0", "b0", "c0", "c1", "b1", "a1", "a2", "b2", "c2", "c3", "b3", "a3"]
+    assert all(values.shape == (3,) for values in seconds.values())
+
+
+def test_interval_covers_the_true_ratio_through_shared_slowness() -> None:
+    rng = np.random.default_rng(0)
+    slowness = np.repeat([1.0, 3.0], 100)  # half of the turns on a busy machine
+    by_hand = slowness * rng.lognormal(0.0, 0.02, 200)
+    found = ratio(1.05 * slowness * rng.lognormal(0.0, 0.02, 200), by_hand)
+    assert found.low < 1.05 < found.high
+    assert found.low < found.value < found.high < found.low + 0.02
+
+
+def test_a_miss_is_a_miss(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Targets are judged by the interval's lower end; more operations are refused outright."""
+
+    def slow(plan: object) -> dict[str, object]:
+        by_hand = np.ones(50)
+        return {
+            "flops": {"ppl-vae": 102.0, "by hand": 100.0},
+            "losses_apart": {"first_step": 1e-7, "loss": 1e-3},
+            "seconds": {"ppl-vae": 1.2 * by_hand, "by hand": by_hand},
+        }
+
+    monkeypatch.setattr("benchmarks.against_jax.measure", slow)
+    out = tmp_path / "overhead.json"
+    assert overhead.main(["--ppl", "numpyro", "--out", str(out)]) == 1
+    report = json.loads(out.read_text())
+    assert report["times"][0]["held"] is False
+    assert report["operations"]["numpyro"]["held"] is False
+
+
+def test_machine_is_described_without_its_name() -> None:
+    import platform
+
+    text = json.dumps(machine.describe())
+    assert '"torch"' in text
+    assert "/" not in text
+    assert not platform.node() or not re.search(rf"\b{re.escape(platform.node())}\b", text)

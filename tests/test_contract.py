@@ -1,0 +1,335 @@
+"""What every model, every guide and every pair of them promises, in both PPLs."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from zoo import CASES, PAIRS, PPLS, X_SHAPE, Case, images, noisy, room, side
+
+from ppl_vae.errors import UsageError
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*samples its sites in another order")
+LADDERS = [pair for pair in PAIRS if pair.model == "hierarchy"]
+UNNORMED = [pair for pair in PAIRS if not pair.has_batch_norm]
+
+
+def over(cases: list[Case]) -> Any:
+    return pytest.mark.parametrize("case", cases, ids=str)
+
+
+@pytest.fixture
+def eager() -> Iterator[None]:
+    """JAX uncompiled: so many tiny programs are sooner run, on six images each, than compiled."""
+    with side("numpyro").eager():
+        yield
+
+
+@pytest.fixture
+def hasty() -> Iterator[None]:
+    """JAX compiled, in haste."""
+    with side("numpyro").hasty():
+        yield
+
+
+# Sites and shapes
+
+
+@over(PAIRS)
+def test_sites_are_the_model_s(case: Case) -> None:
+    """The table's sites, top first, in the model and in the guide."""
+    model, guide = case.build()
+    assert dict(guide.sites) == room(case.ppl).latent_sites(model) == case.sites
+    assert list(guide.sites) == list(case.sites)
+    assert room(case.ppl).data_shape(model) == X_SHAPE
+    found, latents = side(case.ppl).densities(model, guide, images())
+    assert side(case.ppl).shapes(latents) == {z: (6, *event) for z, event in case.sites.items()}
+    assert found.keys() == {
+        "log p(x)",
+        "log p(x | z)",
+        *(f"{d}({z})" for z in case.sites for d in ("log p", "log q", "kl", "sampled kl")),
+    }
+    np.testing.assert_array_equal(found["log p(x)"], found["log p(x | z)"])
+
+
+@over(PAIRS)
+@pytest.mark.usefixtures("eager")
+def test_shapes_of_every_answer(case: Case) -> None:
+    pair, x = case.build(), images()
+    ppl = room(case.ppl)
+    assert np.shape(ppl.log_weights(*pair, x, 2, block=6)) == (2, 6)
+    found = ppl.site_terms(*pair, x)
+    assert found["log_likelihood"].shape == (6,)
+    assert {z: kl.shape for z, kl in found["kl"].items()} == dict.fromkeys(case.sites, (6,))
+    moments = ppl.posterior_moments(*pair, x)
+    for z, event in case.sites.items():
+        assert [part.shape for part in moments[z]] == [(6, *event)] * 2
+        assert (moments[z][1] > 0).all()
+    drawn = ppl.sample(pair[0], 6)
+    expected = {**{z: (6, *event) for z, event in case.sites.items()}, "x": (6, *X_SHAPE)}
+    assert side(case.ppl).shapes(drawn) == {**expected, "x_mean": (6, *X_SHAPE)}
+    drawn = ppl.posterior_sample(*pair, x, 2)
+    expected = {z: (2, 6, *event) for z, event in case.sites.items()}
+    assert side(case.ppl).shapes(drawn) == {**expected, "x_mean": (2, 6, *X_SHAPE)}
+
+
+@over([case for case in CASES if (case.model, case.guide) == ("hierarchy-conv", "ladder")])
+@pytest.mark.usefixtures("hasty")
+def test_images_in_the_likelihood_s_range(case: Case) -> None:
+    """Whether data, drawn or averaged: floating point, in the table's ranges."""
+    pair, x = case.build(), images(case.likelihood)
+    found = {name: np.asarray(v) for name, v in room(case.ppl).sample(pair[0], 6).items()}
+    found["reconstruction"] = np.asarray(room(case.ppl).reconstruct(*pair, x))
+    for name in ("x", "x_mean", "reconstruction"):
+        assert found[name].shape == (6, *X_SHAPE)
+        assert found[name].dtype == np.float32
+        if case.likelihood != "normal":
+            assert ((found[name] >= 0) & (found[name] <= 1)).all()
+    levels = {"bernoulli": 1, "discretized_logistic": 255}.get(case.likelihood)
+    if levels:
+        np.testing.assert_allclose(found["x"] * levels, np.round(found["x"] * levels), atol=1e-4)
+    assert np.isfinite(np.asarray(room(case.ppl).log_weights(*pair, found["x"], 1))).all()
+
+
+@over([pair for pair in UNNORMED if pair.guide == "ladder"])
+@pytest.mark.usefixtures("eager")
+def test_one_image_alone(case: Case) -> None:
+    """A batch of one, in training mode too, is as good as a row of a larger batch."""
+    pair, x = case.build(), images()
+    room(case.ppl).load_state(*pair, noisy(room(case.ppl).state(*pair)))
+    side(case.ppl).set_training(*pair, True)
+    found, _ = side(case.ppl).densities(*pair, x[:1])
+    assert {value.shape for value in found.values()} == {(1,)}
+    assert all(np.isfinite(value).all() for value in found.values())
+    whole, alone = (room(case.ppl).posterior_moments(*pair, part) for part in (x, x[:1]))
+    top = next(iter(case.sites))
+    np.testing.assert_allclose(alone[top][0], whole[top][0][:1], rtol=1e-5, atol=1e-6)
+
+
+@over([pair for pair in PAIRS if pair.guide == "ladder" and "conv" in pair.model])
+@pytest.mark.parametrize("x_shape", [(1, 7, 3), (3, 1, 1)])
+@pytest.mark.usefixtures("hasty")
+def test_odd_sizes(case: Case, x_shape: tuple[int, ...]) -> None:
+    """Sides that do not halve evenly, and single pixels, come back in their own size."""
+    pair, x = case.build(x_shape=x_shape), images(x_shape=x_shape)
+    found = room(case.ppl).posterior_sample(*pair, x, 1)["x_mean"]
+    assert np.shape(found) == (1, 6, *x_shape)
+    assert np.isfinite(np.asarray(found)).all()
+
+
+@over(LADDERS)
+@pytest.mark.usefixtures("eager")
+def test_float64_all_the_way(case: Case) -> None:
+    with side(case.ppl).precision("float64"):
+        pair, x = case.build(), images(dtype=np.float64)
+        side(case.ppl).double(*pair)
+        assert np.asarray(room(case.ppl).log_weights(*pair, x, 1)).dtype == np.float64
+        drawn = room(case.ppl).sample(pair[0], 6)
+        assert {np.asarray(value).dtype for value in drawn.values()} == {np.dtype(np.float64)}
+
+
+# Parameters
+
+
+@over(CASES)
+def test_every_parameter_gets_a_gradient(case: Case) -> None:
+    pair = case.build()
+    side(case.ppl).set_training(*pair, True)
+    found = side(case.ppl).gradients(*pair, images(case.likelihood))
+    weights = room(case.ppl).state(*pair)
+    assert found.keys() == {name for name in weights if "running_" not in name}
+    assert [name for name, g in found.items() if not np.isfinite(g).all()] == []
+    assert [name for name, g in found.items() if not np.abs(g).max() > 0] == []
+
+
+@over(PAIRS)
+def test_stock_svi_moves_every_weight(case: Case) -> None:
+    """With the PPL's own SVI and ELBO; batch norm's statistics move as well."""
+    pair = case.build()
+    before = room(case.ppl).state(*pair)
+    elbo = "TraceMeanField_ELBO" if side(case.ppl).is_guide(pair[1]) else "Trace_ELBO"
+    after = side(case.ppl).stock_svi(*pair, images(), elbo)
+    assert still(before, after) == []
+    assert [name for name, value in after.items() if not np.isfinite(value).all()] == []
+    assert case.has_batch_norm == any("running_var" in name for name in after)
+
+
+@over(LADDERS)
+def test_our_objective_under_stock_svi(case: Case) -> None:
+    """The objective is an ELBO of its PPL: stock SVI takes it, whatever the guide's order."""
+    from importlib import import_module
+    from unittest import mock
+
+    pair = case.build()
+    before = room(case.ppl).state(*pair)
+    stock = import_module(f"{case.ppl}.infer")
+    with mock.patch.object(stock, "Objective", room(case.ppl).Objective, create=True):
+        assert still(before, side(case.ppl).stock_svi(*pair, images(), "Objective")) == []
+
+
+@over([*LADDERS, *(pair for pair in PAIRS if pair.model == "vae-conv" and pair.guide == "ladder")])
+@pytest.mark.usefixtures("hasty")
+def test_fit_moves_every_weight(case: Case) -> None:
+    pair = case.build()
+    before = room(case.ppl).state(*pair)
+    fitted = room(case.ppl).fit(*pair, images(), epochs=2, batch_size=3, progress=False)
+    after = room(case.ppl).state(*pair)
+    assert still(before, after) == []
+    assert fitted.params == {}
+    history = fitted.history
+    assert history["step"].values.tolist() == [2, 4]
+    assert history["site"].values.tolist() == sorted(case.sites)
+    np.testing.assert_allclose(
+        history["elbo"], history["log_likelihood"] - history["kl"].sum("site"), rtol=1e-6
+    )
+    np.testing.assert_allclose(history["loss"], -history["elbo"], rtol=1e-5)
+
+
+def still(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """Names of the weights that have not moved."""
+    assert before.keys() == after.keys()
+    return [name for name in before if np.array_equal(before[name], after[name])]
+
+
+# Weights
+
+
+@over(PAIRS)
+@pytest.mark.usefixtures("eager")
+def test_saved_and_loaded_it_is_the_same(case: Case, tmp_path: Path) -> None:
+    """Through a file, into a pair that began elsewhere: the same log weights, bit for bit."""
+    ppl, x = room(case.ppl), images()
+    pair, other = case.build(seed=0), case.build(seed=1)
+    ppl.load_state(*pair, noisy(ppl.state(*pair)))
+    save_file(ppl.state(*pair), tmp_path / "weights.safetensors")
+    expected = np.asarray(ppl.log_weights(*pair, x, 1))
+    assert not np.array_equal(np.asarray(ppl.log_weights(*other, x, 1)), expected)
+    ppl.load_state(*other, load_file(tmp_path / "weights.safetensors"))
+    np.testing.assert_array_equal(np.asarray(ppl.log_weights(*other, x, 1)), expected)
+
+
+@over([pair for pair in PAIRS if pair.guide != "bottom-up" and "conv" not in pair.model])
+def test_a_copied_guide_keeps_its_model(case: Case) -> None:
+    """deepcopy makes weights of the guide's own, and refers to the one model."""
+    model, guide = case.build()
+    twin = copy.deepcopy(guide)
+    assert twin.model is guide.model is model
+    ppl = room(case.ppl)
+    before, of_model = ppl.state(model, guide), ppl.state(model, None)
+    ppl.load_state(None, twin, noisy(ppl.state(None, twin)))
+    after = ppl.state(model, twin)
+    assert sorted(before) == sorted(after)
+    assert still(before, after) == sorted(of_model, key=list(before).index)
+    assert still(before, ppl.state(model, guide)) == list(before)
+    assert not any(name.startswith("guide.model") for name in before)
+
+
+# Pairs that do not fit
+
+
+@pytest.mark.parametrize("ppl", PPLS)
+@pytest.mark.parametrize("guide", ["mean-field", "ladder", "bottom-up"])
+def test_a_guide_of_other_sites_is_refused(ppl: str, guide: str) -> None:
+    model = Case(ppl, "hierarchy", guide).build()[0]
+    other = Case(ppl, "hierarchy-conv", guide).build()[1]
+    with pytest.raises(UsageError, match=r"guide covers sites z1, z2 but .* has z1, z2, z3"):
+        room(ppl).fit(model, other, images(), epochs=1, progress=False)
+
+
+@pytest.mark.parametrize("ppl", PPLS)
+@pytest.mark.parametrize("guide", ["mean-field", "bottom-up"])
+def test_a_guide_of_other_sizes_is_refused(ppl: str, guide: str) -> None:
+    """Where the names agree, the message has the shapes that do not."""
+    case = Case(ppl, "hierarchy", guide)
+    other = case.build(latents=(3, 4, 1))[1]
+    with pytest.raises(UsageError, match=r"z2.*\(4,\).*z2.*\(2,\)"):
+        room(ppl).fit(case.build()[0], other, images(), epochs=1, progress=False)
+
+
+@pytest.mark.parametrize("ppl", PPLS)
+def test_a_guide_of_another_model_is_refused(ppl: str) -> None:
+    """It would run its own model, and leave the one to be trained alone."""
+    case = Case(ppl, "hierarchy", "ladder")
+    with pytest.raises(UsageError, match="another model"):
+        room(ppl).fit(case.build()[0], case.build()[1], images(), epochs=1, progress=False)
+
+
+@pytest.mark.parametrize("ppl", PPLS)
+@pytest.mark.parametrize("call", ["fit", "log_weights"])
+@pytest.mark.parametrize("names", [("z1",), ("z1", "z3"), ()])
+def test_a_plain_guide_of_other_sites_is_refused(
+    ppl: str, call: str, names: tuple[str, ...]
+) -> None:
+    """A misspelt or forgotten site is named, whoever wrote the guide."""
+    model, guide = side(ppl).chain(("z1", "z2")), side(ppl).independent(names)
+    x = np.zeros((4, 1, 1, 1), np.float32)
+    with pytest.raises(UsageError, match="z2"):
+        if call == "fit":
+            room(ppl).fit(model, guide, x, epochs=1, progress=False)
+        else:
+            room(ppl).log_weights(model, guide, x, 2)
+
+
+@pytest.mark.parametrize("ppl", PPLS)
+def test_images_of_another_shape_are_refused(ppl: str) -> None:
+    pair = Case(ppl, "hierarchy", "ladder").build()
+    with pytest.raises(UsageError, match=r"expected images of shape \(n, 2, 5, 4\), came \(3, 1,"):
+        room(ppl).log_weights(*pair, images(n=3, x_shape=(1, 5, 4)), 1)
+
+
+# Guides and models of one's own
+
+
+@over([pair for pair in PAIRS if pair.model == "vae"])
+@pytest.mark.usefixtures("hasty")
+def test_guides_take_a_user_s_program(case: Case) -> None:
+    """Sites under other names and of any shape, a scalar and a matrix among them."""
+    events = {"top": (2, 3), "scalar": (), "low": (4,)}
+    model = side(case.ppl).program(events, X_SHAPE)
+    guide = side(case.ppl).guide_of(case, model)
+    assert dict(guide.sites) == events
+    drawn = side(case.ppl).shapes(room(case.ppl).posterior_sample(model, guide, images(), 1))
+    assert drawn == {z: (1, 6, *event) for z, event in events.items()} | {"x_mean": (1, 6, *X_SHAPE)}
+    if case.guide == "bottom-up":
+        assert np.shape(room(case.ppl).log_weights(model, guide, images(), 2)) == (2, 6)
+
+
+@pytest.mark.parametrize("ppl", PPLS)
+def test_a_guide_of_one_s_own_is_one_method(ppl: str) -> None:
+    """`posterior` alone; it sees name, prior, shape and context, and may leave a site its prior."""
+    model, _ = Case(ppl, "hierarchy", "ladder").build()
+    guide, seen = side(ppl).prior_guide(model)
+    found, _ = side(ppl).densities(model, guide, images())
+    assert [(site.name, tuple(site.event_shape)) for site in seen[:3]] == [
+        ("z3", (1,)), ("z2", (2,)), ("z1", (3,))
+    ]  # fmt: skip
+    assert [site.context is None for site in seen[:3]] == [True, False, False]
+    assert all(np.shape(site.prior.loc) == (6, *site.event_shape) for site in seen[:3])
+    for z in ("z1", "z2", "z3"):
+        np.testing.assert_array_equal(found[f"kl({z})"], np.zeros(6))
+        np.testing.assert_array_equal(found[f"log p({z})"], found[f"log q({z})"])
+
+
+# The PPLs' own tools
+
+
+@over([pair for pair in LADDERS if pair.guide != "mean-field"])
+@pytest.mark.usefixtures("hasty")
+def test_stock_predictive(case: Case) -> None:
+    """Posterior draws in the shape that the PPL promises: (samples, n, …)."""
+    pair = case.build()
+    drawn = side(case.ppl).predictive(*pair, images(), 4, list(case.sites))
+    for z, event in case.sites.items():
+        assert drawn[z] == (4, 6, *event)
+
+
+@over([pair for pair in LADDERS if pair.guide != "mean-field"])
+@pytest.mark.usefixtures("hasty")
+def test_stock_renyi_elbo(case: Case) -> None:
+    pair = case.build()
+    assert np.isfinite(side(case.ppl).renyi(*pair, images(), 3))

@@ -1,0 +1,45 @@
+"""One set of weights, one draw of the latents, the same numbers in Pyro and in NumPyro."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from zoo import GUIDES, LIKELIHOODS, MODELS, PPLS, Case, images, noisy, room, side
+
+TOLERANCE = {"float32": {"rtol": 1e-4, "atol": 1e-6}, "float64": {"rtol": 1e-9, "atol": 0.0}}
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+@pytest.mark.parametrize("guide", GUIDES)
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.filterwarnings("ignore:.*samples its sites in another order")
+def test_densities_agree(model: str, guide: str, likelihood: str) -> None:
+    """log p(x, z) and log q by site, and each divergence; batch norm in both of its modes."""
+    pairs = {ppl: Case(ppl, model, guide, likelihood).build() for ppl in PPLS}
+    weights = noisy(room("pyro").state(*pairs["pyro"]))
+    for precision in TOLERANCE:
+        with side("numpyro").precision(precision):
+            for ppl, pair in pairs.items():
+                if precision == "float64":
+                    side(ppl).double(*pair)
+                room(ppl).load_state(*pair, weights)
+            for training in (False, True):  # in this order: training moves the running statistics
+                check(pairs, images(likelihood, dtype=np.dtype(precision)), precision, training)
+
+
+def check(pairs: dict[str, Any], x: Any, precision: str, training: bool) -> None:
+    for ppl, pair in pairs.items():
+        side(ppl).set_training(*pair, training)
+    expected, latents = side("pyro").densities(*pairs["pyro"], x)
+    found, drawn = side("numpyro").densities(*pairs["numpyro"], x, latents=latents)
+    assert side("numpyro").shapes(drawn) == side("pyro").shapes(latents)
+    assert expected.keys() == found.keys()
+    named = [f"{density}({site})" for site in latents for density in ("log p", "log q", "kl")]
+    assert {"log p(x)", "log p(x | z)", *named} <= found.keys()
+    for name, value in expected.items():
+        where = f"{name}, {precision}, {training=}"
+        assert found[name].dtype == value.dtype == x.dtype, where
+        assert found[name].shape == value.shape == (len(x),), where
+        np.testing.assert_allclose(found[name], value, **TOLERANCE[precision], err_msg=where)

@@ -1,0 +1,56 @@
+"""Trains a tiny ladder in a process of its own: `python train_tiny.py PPL RUN EPOCHS [SECONDS]`.
+
+Goes on with what stands in RUN. SECONDS between checkpoints, 0 for one after each epoch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from ppl_vae import data
+from ppl_vae.recipes import Recipe
+from ppl_vae.runs import Run
+from ppl_vae.settings import ObjectiveSettings
+
+RECIPE = {
+    "name": "tiny",
+    "data": {"name": "digits", "binarization": "dynamic"},
+    "model": {
+        "class_path": "HierarchicalVAE",
+        "init_args": {"latents": [4, 2], "hidden": [16, 8], "layers": 1},
+    },
+    "guide": {"class_path": "LadderGuide"},
+    "training": {"batch_size": 100, "seed": 3},
+}
+
+
+def main(ppl: str, path: str, epochs: int, seconds: float = 0.0) -> None:
+    room = importlib.import_module(f"ppl_vae.{ppl}")
+    digits = data.load("digits", binarization="dynamic")
+    train, valid = digits.train[:400], digits.train.fixed(1)[400:500]
+    model, guide = room.build(Recipe.from_dict(RECIPE), train.x_shape)
+    resume = (Run(path).path / "run.json").exists()
+    run = Run(path) if resume else Run.create(path, RECIPE, ppl, x_shape=list(train.x_shape))
+    room.fit(
+        model,
+        guide,
+        train,
+        valid=valid,
+        objective=ObjectiveSettings(warmup_epochs=4),
+        run=run,
+        resume=resume,
+        progress=False,
+        epochs=epochs,
+        batch_size=100,
+        seed=3,
+        schedule="cosine",
+        decay_epochs=10,
+        clip_norm=5.0,
+        ema=0.9,
+        checkpoint_seconds=seconds,
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), *map(float, sys.argv[4:]))

@@ -1,0 +1,115 @@
+"""The one case table: models × guides × likelihoods × {pyro, numpyro}, built lazily, tiny nets.
+
+`side(ppl)` gives what tests ask of a PPL beside its public calls, under the same names in both
+(`pyro_side.py`, `numpyro_side.py`), so that a test is written once.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "CASES", "GUIDES", "LIKELIHOODS", "MODELS", "PAIRS", "PPLS", "X_SHAPE",
+    "Case", "images", "noisy", "room", "side",
+]  # fmt: skip
+
+import importlib
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+PPLS = ("pyro", "numpyro")
+X_SHAPE = (2, 5, 4)  # two channels and three different sides: a swapped axis cannot hide
+
+# {id: (class, arguments, latent event shapes from the top down)}
+MODELS: dict[str, tuple[str, dict[str, Any], dict[str, tuple[int, ...]]]] = {
+    "vae": ("VAE", {"latent": 3, "hidden": (5, 4)}, {"z1": (3,)}),
+    "vae-conv": ("VAE", {"latent": 3, "hidden": (5, 4), "net": "conv"}, {"z1": (3,)}),
+    "hierarchy": (
+        "HierarchicalVAE",
+        {"latents": (3, 2, 1), "hidden": (5, 4, 3), "layers": 1, "batch_norm": True},
+        {"z3": (1,), "z2": (2,), "z1": (3,)},
+    ),
+    "hierarchy-conv": (
+        "HierarchicalVAE",
+        {"latents": (3, 2), "hidden": (5, 4), "layers": 1, "net": "conv", "batch_norm": True},
+        {"z2": (2,), "z1": (3,)},
+    ),
+}
+GUIDES = {"mean-field": "MeanFieldGuide", "ladder": "LadderGuide", "bottom-up": "BottomUpGuide"}
+LIKELIHOODS = ("bernoulli", "discretized_logistic", "normal")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One cell of the table; `build` makes it."""
+
+    ppl: str
+    model: str
+    guide: str
+    likelihood: str = "bernoulli"
+
+    def __str__(self) -> str:
+        return "-".join((self.ppl, self.model, self.guide, self.likelihood))
+
+    @property
+    def sites(self) -> dict[str, tuple[int, ...]]:
+        """{site: event shape}, top first, as the table has them."""
+        return MODELS[self.model][2]
+
+    @property
+    def guide_class(self) -> str:
+        return GUIDES[self.guide]
+
+    @property
+    def has_batch_norm(self) -> bool:
+        return bool(MODELS[self.model][1].get("batch_norm"))
+
+    def build(self, seed: int = 0, x_shape: tuple[int, ...] = X_SHAPE, **changes: Any) -> Any:
+        """(model, guide), fresh weights; `changes` to the model's arguments."""
+        name, arguments, _ = MODELS[self.model]
+        arguments = {**arguments, "likelihood": self.likelihood, **changes}
+        models = importlib.import_module(f"models.{self.ppl}")
+        guides = importlib.import_module(f"guides.{self.ppl}")
+        pair = getattr(models, name), getattr(guides, self.guide_class)
+        return side(self.ppl).build(*pair, x_shape, arguments, seed)
+
+
+# Likelihoods meet models and guides in one place, the decoder's output: PAIRS leaves them at one.
+PAIRS = [Case(ppl, model, guide) for ppl in PPLS for model in MODELS for guide in GUIDES]
+CASES = [replace(pair, likelihood=name) for pair in PAIRS for name in LIKELIHOODS]
+
+
+def room(ppl: str) -> Any:
+    """`ppl_vae.<ppl>`: the public calls."""
+    return importlib.import_module(f"ppl_vae.{ppl}")
+
+
+def side(ppl: str) -> Any:
+    """`tests/<ppl>_side.py`."""
+    return importlib.import_module(f"{ppl}_side")
+
+
+def images(
+    likelihood: str = "bernoulli",
+    n: int = 6,
+    x_shape: tuple[int, ...] = X_SHAPE,
+    seed: int = 0,
+    dtype: Any = np.float32,
+) -> Any:
+    """(n, c, h, w) in the likelihood's range, the lowest and highest values among them."""
+    levels = np.random.default_rng(seed).integers(0, 256, (n, *x_shape))
+    levels.flat[:2] = 0, 255
+    if likelihood == "bernoulli":
+        return (levels > 127).astype(dtype)
+    return (levels / 255).astype(dtype)
+
+
+def noisy(arrays: dict[str, Any], seed: int = 0, scale: float = 0.5) -> dict[str, Any]:
+    """Weights like `arrays` with every entry drawn anew, float64: no zero bias, no unit variance."""
+    rng = np.random.default_rng(seed)
+    drawn = {name: scale * rng.standard_normal(arrays[name].shape) for name in sorted(arrays)}
+    return {
+        name: np.exp(value) if name.endswith("running_var") else value
+        for name, value in drawn.items()
+    }
+
