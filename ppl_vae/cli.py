@@ -170,3 +170,7 @@ def _version() -> str:
         return metadata.version("ppl-vae")
     except metadata.PackageNotFoundError:
         return "(not installed)"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -76,11 +76,13 @@ def evaluate(args: Namespace) -> None:
         _progress(blocks, len(images), f"L_{num_samples}"), num_dims=int(np.prod(images.x_shape))
     )
     kl = programs.site_terms(model, guide, images, **drawn)["kl"]
+    # Twice: what two draws of the sites above have in common is the image's doing.
     moments = programs.posterior_moments(model, guide, images, **drawn)
+    again = programs.posterior_moments(model, guide, images, **{**drawn, "seed": args.seed + 1})
     told = summary(
         result,
         kl=_from_z1(kl),
-        active_units=active_units(_from_z1(moments)),
+        active_units=active_units(_from_z1(moments), again=_from_z1(again)),
         data=recipe.data.name,
         binarisation=recipe.data.binarization,
         split="test",

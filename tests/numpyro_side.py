@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 __all__ = [
-    "build", "chain", "densities", "double", "eager", "gradients", "guide_of", "hasty", "independent",
-    "is_guide", "loss", "precision", "predictive", "prior_guide", "program", "renyi",
+    "build", "chain", "densities", "double", "eager", "gradients", "guide_of", "hasty",
+    "independent", "is_guide", "loss", "precision", "predictive", "prior_guide", "program", "renyi",
     "set_training", "shapes", "stock_svi", "terms",
 ]  # fmt: skip
 

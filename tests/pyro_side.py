@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 __all__ = [
-    "build", "chain", "densities", "double", "eager", "gradients", "guide_of", "hasty", "independent",
-    "is_guide", "loss", "precision", "predictive", "prior_guide", "program", "renyi",
+    "build", "chain", "densities", "double", "eager", "gradients", "guide_of", "hasty",
+    "independent", "is_guide", "loss", "precision", "predictive", "prior_guide", "program", "renyi",
     "set_training", "shapes", "stock_svi", "terms",
 ]  # fmt: skip
 
@@ -76,7 +76,7 @@ def terms(
 def densities(
     model: Any, guide: Any, x: Any, seed: int = 0, latents: dict[str, Any] | None = None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """({"log p(x)", "log q(z1)", "kl(z1)", …: (n,)}, latents) of one draw, whose values are kept."""
+    """({"log p(x)", "log q(z1)", "kl(z1)", …: (n,)}, latents) of one draw."""
     assert latents is None, "draw in Pyro, substitute in NumPyro"
     with seeded(seed), torch.no_grad():
         model_trace, guide_trace = traces(model, guide, torch.as_tensor(x))

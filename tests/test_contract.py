@@ -268,11 +268,9 @@ def test_a_plain_guide_of_other_sites_is_refused(
     """A misspelt or forgotten site is named, whoever wrote the guide."""
     model, guide = side(ppl).chain(("z1", "z2")), side(ppl).independent(names)
     x = np.zeros((4, 1, 1, 1), np.float32)
+    settings = {"fit": {"epochs": 1, "progress": False}, "log_weights": {"num_samples": 2}}
     with pytest.raises(UsageError, match="z2"):
-        if call == "fit":
-            room(ppl).fit(model, guide, x, epochs=1, progress=False)
-        else:
-            room(ppl).log_weights(model, guide, x, 2)
+        getattr(room(ppl), call)(model, guide, x, **settings[call])
 
 
 @pytest.mark.parametrize("ppl", PPLS)
@@ -294,7 +292,8 @@ def test_guides_take_a_user_s_program(case: Case) -> None:
     guide = side(case.ppl).guide_of(case, model)
     assert dict(guide.sites) == events
     drawn = side(case.ppl).shapes(room(case.ppl).posterior_sample(model, guide, images(), 1))
-    assert drawn == {z: (1, 6, *event) for z, event in events.items()} | {"x_mean": (1, 6, *X_SHAPE)}
+    expected = {z: (1, 6, *event) for z, event in events.items()}
+    assert drawn == {**expected, "x_mean": (1, 6, *X_SHAPE)}
     if case.guide == "bottom-up":
         assert np.shape(room(case.ppl).log_weights(model, guide, images(), 2)) == (2, 6)
 

@@ -23,7 +23,9 @@ class PyroPrograms:
         n = n if x is None else len(x)
         w = pyro.sample("w", dist.Normal(0.0, 1.0))
         with pyro.plate("data", n):
-            return pyro.sample("x", dist.Normal(w.reshape(-1, 1, 1), 1.0).expand([1, 1, 1]).to_event(3), obs=x)
+            return pyro.sample(
+                "x", dist.Normal(w.reshape(-1, 1, 1), 1.0).expand([1, 1, 1]).to_event(3), obs=x
+            )
 
     @staticmethod
     def local(x=None, *, n=None):  # type: ignore[no-untyped-def]
@@ -70,7 +72,9 @@ class NumPyroPrograms:
         scale = numpyro.param("scale", 1.0, constraint=dist.constraints.positive)
         with numpyro.plate("data", n):
             z = numpyro.sample("z1", dist.Normal(jnp.zeros(n), 1.0))
-            return numpyro.sample("x", dist.Normal(z.reshape(-1, 1, 1, 1), scale).to_event(3), obs=x)
+            return numpyro.sample(
+                "x", dist.Normal(z.reshape(-1, 1, 1, 1), scale).to_event(3), obs=x
+            )
 
     @staticmethod
     def guide(x=None, *, n=None):  # type: ignore[no-untyped-def]

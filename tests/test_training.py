@@ -132,7 +132,9 @@ def test_killed_while_writing_keeps_a_whole_checkpoint(
         patch.setattr(os, "replace", dying(os.replace))
         patch.setattr(os, "fsync", dying(os.fsync))
         patch.setattr(Path, "rename", dying(Path.rename))
-        patch.setattr(runs.shutil, "rmtree", lambda *args, **kwargs: None)  # the dead do not tidy up
+        patch.setattr(
+            runs.shutil, "rmtree", lambda *args, **kwargs: None
+        )  # the dead do not tidy up
         died = False
         try:
             run.save(new)
@@ -273,7 +275,11 @@ def test_early_stopping_keeps_the_best_weights() -> None:
 
     settings = TrainingSettings(epochs=50, patience=2)
     history, best = loop.train(
-        Peaked(), ObjectiveSettings(), settings, 1.0, show_progress=False  # type: ignore[arg-type]
+        Peaked(),
+        ObjectiveSettings(),
+        settings,
+        1.0,
+        show_progress=False,  # type: ignore[arg-type]
     )
     assert best == 3
     assert history["epoch"].values.tolist() == [1, 2, 3, 4, 5]

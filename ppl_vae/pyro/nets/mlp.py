@@ -53,7 +53,7 @@ class MLP(nn.Module):
         self.out_features = sizes[-1]
 
     def forward(self, x: Tensor) -> Tensor:
-        h = x.flatten(1)
+        h = x.reshape(x.shape[0], -1)  # a latent may be a scalar
         activation = ACTIVATIONS[self.activation]
         for i, layer in enumerate(self.linears):
             h = layer(h)
