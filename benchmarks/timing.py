@@ -32,18 +32,18 @@ def interleaved(
 ) -> dict[str, np.ndarray]:
     """Seconds of each contestant's call, (repeats,), all of them run once in every repeat.
 
-    Whatever slows the machine for a while meets them all, and the order turns round from one
-    repeat to the next, so that none always runs after the same other.
+    Whatever slows the machine for a while meets them all, and each repeat has an order of its own,
+    so that none always runs after the same other.
 
     Args:
         contestants: {name: call}; a call gets the repeat's number.
         repeats: how many are timed.
         warm_up: how many go before, untimed (compilation, caches).
     """
+    rng = np.random.default_rng(0)
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for repeat in range(-warm_up, repeats):
-        names = list(contestants) if repeat % 2 else list(contestants)[::-1]
-        for name in names:
+        for name in rng.permutation(list(contestants)).tolist():
             begun = time.perf_counter()
             contestants[name](repeat + warm_up)
             if repeat >= 0:

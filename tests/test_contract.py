@@ -16,7 +16,6 @@ from ppl_vae.errors import UsageError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*samples its sites in another order")
 LADDERS = [pair for pair in PAIRS if pair.model == "hierarchy"]
-UNNORMED = [pair for pair in PAIRS if not pair.has_batch_norm]
 
 
 def over(cases: list[Case]) -> Any:
@@ -57,7 +56,7 @@ def test_sites_are_the_model_s(case: Case) -> None:
     np.testing.assert_array_equal(found["log p(x)"], found["log p(x | z)"])
 
 
-@over(PAIRS)
+@over([pair for pair in PAIRS if "conv" not in pair.model])
 @pytest.mark.usefixtures("eager")
 def test_shapes_of_every_answer(case: Case) -> None:
     pair, x = case.build(), images()
@@ -96,19 +95,17 @@ def test_images_in_the_likelihood_s_range(case: Case) -> None:
     assert np.isfinite(np.asarray(room(case.ppl).log_weights(*pair, found["x"], 1))).all()
 
 
-@over([pair for pair in UNNORMED if pair.guide == "ladder"])
-@pytest.mark.usefixtures("eager")
-def test_one_image_alone(case: Case) -> None:
-    """A batch of one, in training mode too, is as good as a row of a larger batch."""
-    pair, x = case.build(), images()
-    room(case.ppl).load_state(*pair, noisy(room(case.ppl).state(*pair)))
-    side(case.ppl).set_training(*pair, True)
-    found, _ = side(case.ppl).densities(*pair, x[:1])
-    assert {value.shape for value in found.values()} == {(1,)}
-    assert all(np.isfinite(value).all() for value in found.values())
-    whole, alone = (room(case.ppl).posterior_moments(*pair, part) for part in (x, x[:1]))
-    top = next(iter(case.sites))
-    np.testing.assert_allclose(alone[top][0], whole[top][0][:1], rtol=1e-5, atol=1e-6)
+@over([pair for pair in PAIRS if (pair.model, pair.guide) == ("vae", "mean-field")])
+@pytest.mark.usefixtures("hasty")
+def test_one_image_at_a_time(case: Case) -> None:
+    """Batches of one train, where there is no batch norm."""
+    pair = case.build()
+    before = room(case.ppl).state(*pair)
+    fitted = room(case.ppl).fit(*pair, images(), epochs=1, batch_size=1, progress=False)
+    assert fitted.history["step"].values.tolist() == [6]
+    assert np.isfinite(fitted.history["elbo"]).all()
+    assert still(before, room(case.ppl).state(*pair)) == []
+    assert np.shape(room(case.ppl).log_weights(*pair, images(n=1), 1)) == (1, 1)
 
 
 @over([pair for pair in PAIRS if pair.guide == "ladder" and "conv" in pair.model])
@@ -122,8 +119,8 @@ def test_odd_sizes(case: Case, x_shape: tuple[int, ...]) -> None:
     assert np.isfinite(np.asarray(found)).all()
 
 
-@over(LADDERS)
-@pytest.mark.usefixtures("eager")
+@over([pair for pair in LADDERS if pair.guide == "ladder"])
+@pytest.mark.usefixtures("hasty")
 def test_float64_all_the_way(case: Case) -> None:
     with side(case.ppl).precision("float64"):
         pair, x = case.build(), images(dtype=np.float64)
@@ -136,7 +133,7 @@ def test_float64_all_the_way(case: Case) -> None:
 # Parameters
 
 
-@over(CASES)
+@over([case for case in CASES if case in PAIRS or case.guide == "ladder"])
 def test_every_parameter_gets_a_gradient(case: Case) -> None:
     pair = case.build()
     side(case.ppl).set_training(*pair, True)
@@ -200,17 +197,21 @@ def still(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 
 
 @over(PAIRS)
-@pytest.mark.usefixtures("eager")
 def test_saved_and_loaded_it_is_the_same(case: Case, tmp_path: Path) -> None:
-    """Through a file, into a pair that began elsewhere: the same log weights, bit for bit."""
+    """Through a file, into a pair that began elsewhere: the same densities, bit for bit."""
     ppl, x = room(case.ppl), images()
     pair, other = case.build(seed=0), case.build(seed=1)
+    for each in (pair, other):
+        side(case.ppl).set_training(*each, False)
     ppl.load_state(*pair, noisy(ppl.state(*pair)))
     save_file(ppl.state(*pair), tmp_path / "weights.safetensors")
-    expected = np.asarray(ppl.log_weights(*pair, x, 1))
-    assert not np.array_equal(np.asarray(ppl.log_weights(*other, x, 1)), expected)
+    expected, _ = side(case.ppl).densities(*pair, x)
+    before, _ = side(case.ppl).densities(*other, x)
+    assert not any(np.array_equal(before[name], expected[name]) for name in ("log p(x)", "kl(z1)"))
     ppl.load_state(*other, load_file(tmp_path / "weights.safetensors"))
-    np.testing.assert_array_equal(np.asarray(ppl.log_weights(*other, x, 1)), expected)
+    found, _ = side(case.ppl).densities(*other, x)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
 
 
 @over([pair for pair in PAIRS if pair.guide != "bottom-up" and "conv" not in pair.model])

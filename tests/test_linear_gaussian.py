@@ -1,4 +1,4 @@
-r"""A model whose likelihood is known: x = W z + b + noise, so x ~ N(b, W Wᵀ + s² I); float64, both PPLs.
+r"""A model whose likelihood is known, in both PPLs: x = W z + b + noise, so x ~ N(b, W Wᵀ + s² I).
 
 The posterior is N(M⁻¹ Wᵀ (x - b) / s², M⁻¹) with M = I + Wᵀ W / s².
 """

@@ -1,4 +1,4 @@
-"""Programs that know nothing of this project: plain functions, automatic guides, stock inference."""
+"""Programs that know nothing of this project: plain functions and automatic guides."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def automatic(ppl: str, model):  # type: ignore[no-untyped-def]
 
 
 def test_plain_functions_learn(ppl: str) -> None:
-    """p(x) = N(0, 1 + scale²): maximum likelihood has 1 + scale² = mean x²; q has slope 1 / (1 + scale²)."""
+    """p(x) = N(0, v), v = 1 + scale²: the likelihood is highest at v = mean x²; q has slope 1 / v."""
     import importlib
 
     rng = np.random.default_rng(1)

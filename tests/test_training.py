@@ -39,7 +39,7 @@ def in_a_process(ppl: str, path: Path, epochs: int) -> None:
 
 
 def everything(run: Run) -> dict[str, np.ndarray]:
-    """All arrays of a run's last checkpoint: weights, averages, best ones, optimiser, random state."""
+    """All arrays of a run's last checkpoint: weights, optimiser, random state and all."""
     checkpoint = run.restore()
     assert checkpoint is not None
     return {
@@ -225,7 +225,7 @@ def test_nan_in_the_data_is_refused(ppl: str) -> None:
 
 
 def test_grey_images_under_bernoulli_are_refused(ppl: str) -> None:
-    with pytest.raises(UsageError, match="outside the support of Bernoulli.*binarization"):
+    with pytest.raises(UsageError, match=r"outside the support of Bernoulli.*binarization"):
         quick(ppl, tiny(ppl), x=X * 0.5)
 
 

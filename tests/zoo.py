@@ -105,7 +105,7 @@ def images(
 
 
 def noisy(arrays: dict[str, Any], seed: int = 0, scale: float = 0.5) -> dict[str, Any]:
-    """Weights like `arrays` with all entries drawn anew, float64: no zero bias, no unit variance."""
+    """Weights like `arrays`, every entry drawn anew, float64: no zero bias, no unit variance."""
     rng = np.random.default_rng(seed)
     drawn = {name: scale * rng.standard_normal(arrays[name].shape) for name in sorted(arrays)}
     return {

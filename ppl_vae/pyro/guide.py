@@ -82,30 +82,16 @@ class Guide(GuideMessenger, nn.Module):
 
         `features`: what `encode(x)` gave, where it is known already.
         """
-        self._run(x, *args, features=features, **kwargs)
-        nodes = self.trace.nodes
-        return {name: site["value"] for name, site in nodes.items() if name in self.sites}
-
-    def answer(self, x: Any = None, *args: Any, features: Any = None, **kwargs: Any) -> Any:
-        """One pass: (model trace, guide trace), a latent's `fn` its prior and its posterior."""
-        self._run(x, *args, features=features, **kwargs)
-        pair = self.get_traces()
-        self.trace = poutine.Trace()  # the activations are the pair's now, not the guide's
-        return pair
-
-    def _run(self, x: Any, *args: Any, features: Any, **kwargs: Any) -> None:
         # An observed site belongs to the model alone: a tracing handler around the guide must
         # not count it. Under an outer plate it has to be seen all the same, to be checked.
         self._hides_observed = not get_plates()
         with bind(self.name, self):
             self._features = self.encode(x) if features is None else features
-            self.args_kwargs = (x, *args), kwargs
             try:
-                with self:
-                    self.model(x, *args, **kwargs)
+                values = super().__call__(x, *args, **kwargs)
             finally:
                 self._features = None
-                del self.args_kwargs
+        return {name: value for name, value in values.items() if name in self.sites}
 
     def _pyro_sample(self, msg: Any) -> None:
         if site_is_subsample(msg):

@@ -26,7 +26,6 @@ from torch.distributions import kl_divergence
 from ppl_vae.architecture import check_cover
 from ppl_vae.errors import UsageError
 from ppl_vae.pyro.distributions import unwrapped
-from ppl_vae.pyro.guide import Guide
 from ppl_vae.settings import ObjectiveSettings
 
 
@@ -163,11 +162,11 @@ class Objective(TraceMeanField_ELBO):
 
 def traces(model: Any, guide: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
     """(model trace, guide trace) of one draw: a single pass where the guide is a handler."""
-    if isinstance(guide, Guide):
-        return guide.answer(*args, **kwargs)
-    if isinstance(guide, GuideMessenger):  # Pyro's own
+    if isinstance(guide, GuideMessenger):
         guide(*args, **kwargs)
-        return guide.get_traces()
+        pair = guide.get_traces()
+        guide.trace = poutine.Trace()  # the activations are the pair's now, not the guide's
+        return pair
     guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
     replayed = poutine.replay(model, trace=guide_trace)
     model_trace = poutine.trace(replayed).get_trace(*args, **kwargs)
