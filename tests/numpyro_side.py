@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 __all__ = [
-    "build", "chain", "densities", "double", "eager", "gradients", "guide_of", "hasty",
-    "independent", "is_guide", "loss", "precision", "predictive", "prior_guide", "program", "renyi",
-    "set_training", "shapes", "stock_svi", "terms",
+    "blind", "build", "chain", "densities", "discretized_logistic", "double", "eager",
+    "gradients", "guide_of", "hasty", "independent", "is_guide", "is_training", "loss", "loss_of",
+    "mutated", "precision", "predictive", "prior_guide", "program", "renyi", "set_training",
+    "shapes", "shared", "stock_svi", "terms",
 ]  # fmt: skip
 
 import importlib
@@ -22,11 +23,12 @@ import numpyro.infer
 from flax import nnx
 from numpyro import handlers
 
-from ppl_vae.numpyro import Guide, Objective, state
-from ppl_vae.numpyro.bind import write_back
+from ppl_vae.numpyro import DiscretizedLogistic, Guide, Objective, state
+from ppl_vae.numpyro.asking import batch_norms
+from ppl_vae.numpyro.bind import SiteRecorder, StateRecorder, write_back
 from ppl_vae.numpyro.build import as_dtype
 from ppl_vae.numpyro.guide import set_mode
-from ppl_vae.numpyro.objective import traces
+from ppl_vae.numpyro.objective import Means, traces
 from ppl_vae.settings import ObjectiveSettings
 
 
@@ -67,12 +69,26 @@ def set_training(model: Any, guide: Any, training: bool) -> None:
     set_mode(guide, training=training)
 
 
+def is_training(model: Any, guide: Any) -> bool:
+    return not any(norm.use_running_average for norm in batch_norms(model, guide))
+
+
 def terms(
-    model: Any, guide: Any, x: Any, seed: int = 0, objective: Any = None, **kwargs: Any
+    model: Any,
+    guide: Any,
+    x: Any,
+    seed: int = 0,
+    objective: Any = None,
+    compiled: bool = False,
+    **kwargs: Any,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """(log likelihood by site, divergence by site), numpy (n,) each."""
-    with handlers.seed(rng_seed=seed):
-        found = (objective or Objective()).terms(model, guide, jnp.asarray(x), **kwargs)
+
+    def run(x: Any) -> Any:
+        with handlers.seed(rng_seed=seed):
+            return (objective or Objective()).terms(model, guide, x, **kwargs)
+
+    found = (jax.jit(run) if compiled else run)(jnp.asarray(x))
     return _numpy(found.log_likelihood), _numpy(found.kl)
 
 
@@ -100,11 +116,57 @@ def densities(
     return {**_numpy(found), **extra}, _numpy(drawn)
 
 
-def loss(model: Any, guide: Any, x: Any, seed: int = 0, **settings: Any) -> float:
+def mutated(model: Any, guide: Any, x: Any) -> dict[str, Any]:
+    """Weights after one pass of the objective, in whatever mode the modules are."""
+    recorder = SiteRecorder()
+    with recorder:
+        state_of = StateRecorder()
+        with state_of:
+            loss(model, guide, x)
+    write_back(recorder.modules, {**recorder.module_values(), **state_of.values})
+    return state(model, guide)
+
+
+def loss(
+    model: Any, guide: Any, x: Any, seed: int = 0, compiled: bool = False, **settings: Any
+) -> float:
     """The objective's loss on one batch."""
     objective = Objective(ObjectiveSettings(**settings))
-    with handlers.seed(rng_seed=seed):
-        return float(objective.loss_and_means(model, guide, jnp.asarray(x))[0])
+
+    def run(x: Any) -> Any:
+        with handlers.seed(rng_seed=seed):
+            return objective.loss_and_means(model, guide, x)[0]
+
+    return float((jax.jit(run) if compiled else run)(jnp.asarray(x)))
+
+
+def loss_of(
+    log_likelihood: float, kl: dict[str, float], weight: float, **settings: Any
+) -> tuple[float, dict[str, float]]:
+    """(loss, its slope by each divergence) of given means."""
+    objective = Objective(ObjectiveSettings(**settings))
+
+    def value(kl: Any) -> Any:
+        return objective.loss_of(Means(jnp.asarray(log_likelihood), kl), weight)
+
+    found, slopes = jax.value_and_grad(value)(kl)
+    return float(found), {site: float(slope) for site, slope in slopes.items()}
+
+
+def discretized_logistic(
+    loc: Any, scale: Any, x: Any, num_levels: int = 256, draws: int = 0
+) -> dict[str, Any]:
+    """log_prob of `x` and its slopes, the mean, and draws, numpy."""
+    loc, scale, x = (jnp.asarray(a) for a in (loc, scale, x))
+
+    def log_prob(loc: Any, scale: Any) -> Any:
+        return DiscretizedLogistic(loc, scale, num_levels).log_prob(x)
+
+    slopes = jax.grad(lambda *args: log_prob(*args).sum(), argnums=(0, 1))(loc, scale)
+    fn = DiscretizedLogistic(loc, scale, num_levels)
+    found = {"log_prob": log_prob(loc, scale), "mean": fn.mean}
+    found |= {"slope_loc": slopes[0], "slope_scale": slopes[1]}
+    return _numpy({**found, "draws": fn.sample(jax.random.key(0), (draws,))})
 
 
 def gradients(model: Any, guide: Any, x: Any, seed: int = 0, **settings: Any) -> dict[str, Any]:
@@ -194,6 +256,36 @@ def independent(names: tuple[str, ...]) -> Any:
                 numpyro.sample(name, dist.Normal(jnp.broadcast_to(loc, len(x)), 1.0))
 
     return guide
+
+
+def shared() -> tuple[Any, Any]:
+    """A plain pair whose one latent belongs to all images."""
+
+    def model(x: Any) -> None:
+        w = numpyro.sample("w", dist.Normal(0.0, 1.0))
+        with numpyro.plate("data", len(x)):
+            numpyro.sample("x", dist.Normal(w * jnp.ones_like(x), 1.0).to_event(3), obs=x)
+
+    def guide(x: Any) -> None:
+        numpyro.sample("w", dist.Normal(numpyro.param("loc", 0.5), 1.0))
+
+    return model, guide
+
+
+def blind(logit: float) -> tuple[Any, Any]:
+    """A plain model whose pixels do not look at z1, and its prior for a guide."""
+
+    def guide(x: Any) -> None:
+        with numpyro.plate("data", len(x)):
+            numpyro.sample("z1", dist.Normal(jnp.zeros(len(x)), 1.0))
+
+    def model(x: Any) -> None:
+        with numpyro.plate("data", len(x)):
+            numpyro.sample("z1", dist.Normal(jnp.zeros(len(x)), 1.0))
+            logits = jnp.full_like(x, logit)
+            numpyro.sample("x", dist.Bernoulli(logits=logits).to_event(3), obs=x)
+
+    return model, guide
 
 
 def program(events: dict[str, tuple[int, ...]], x_shape: tuple[int, ...]) -> Any:

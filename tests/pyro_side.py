@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 __all__ = [
-    "build", "chain", "densities", "double", "eager", "gradients", "guide_of", "hasty",
-    "independent", "is_guide", "loss", "precision", "predictive", "prior_guide", "program", "renyi",
-    "set_training", "shapes", "stock_svi", "terms",
+    "blind", "build", "chain", "densities", "discretized_logistic", "double", "eager",
+    "gradients", "guide_of", "hasty", "independent", "is_guide", "is_training", "loss", "loss_of",
+    "mutated", "precision", "predictive", "prior_guide", "program", "renyi", "set_training",
+    "shapes", "shared", "stock_svi", "terms",
 ]  # fmt: skip
 
 import importlib
@@ -19,8 +20,8 @@ import pyro.distributions as dist
 import pyro.infer
 import torch
 
-from ppl_vae.pyro import Guide, Objective, state
-from ppl_vae.pyro.objective import traces
+from ppl_vae.pyro import DiscretizedLogistic, Guide, Objective, state
+from ppl_vae.pyro.objective import Means, traces
 from ppl_vae.settings import ObjectiveSettings
 
 
@@ -57,6 +58,10 @@ def set_training(model: Any, guide: Any, training: bool) -> None:
     guide.train(training)
 
 
+def is_training(model: Any, guide: Any) -> bool:
+    return all(part.training for module in (model, guide) for part in module.modules())
+
+
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng():
@@ -65,7 +70,13 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def terms(
-    model: Any, guide: Any, x: Any, seed: int = 0, objective: Any = None, **kwargs: Any
+    model: Any,
+    guide: Any,
+    x: Any,
+    seed: int = 0,
+    objective: Any = None,
+    compiled: bool = False,
+    **kwargs: Any,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """(log likelihood by site, divergence by site), numpy (n,) each."""
     with seeded(seed), torch.no_grad():
@@ -96,11 +107,44 @@ def densities(
     return {**_numpy(found), **extra}, _numpy(drawn)
 
 
-def loss(model: Any, guide: Any, x: Any, seed: int = 0, **settings: Any) -> float:
+def mutated(model: Any, guide: Any, x: Any) -> dict[str, Any]:
+    """Weights after one pass of the objective, in whatever mode the modules are."""
+    loss(model, guide, x)
+    return state(model, guide)
+
+
+def loss(
+    model: Any, guide: Any, x: Any, seed: int = 0, compiled: bool = False, **settings: Any
+) -> float:
     """The objective's loss on one batch."""
     objective = Objective(ObjectiveSettings(**settings))
     with seeded(seed), torch.no_grad():
         return float(objective.loss_and_means(model, guide, torch.as_tensor(x))[0])
+
+
+def loss_of(
+    log_likelihood: float, kl: dict[str, float], weight: float, **settings: Any
+) -> tuple[float, dict[str, float]]:
+    """(loss, its slope by each divergence) of given means."""
+    leaves = {site: torch.tensor(value, requires_grad=True) for site, value in kl.items()}
+    objective = Objective(ObjectiveSettings(**settings))
+    value = objective.loss_of(Means(torch.tensor(log_likelihood), leaves), weight)
+    grads = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
+    return value.item(), {s: float(g or 0) for s, g in zip(leaves, grads, strict=True)}
+
+
+def discretized_logistic(
+    loc: Any, scale: Any, x: Any, num_levels: int = 256, draws: int = 0
+) -> dict[str, Any]:
+    """log_prob of `x` and its slopes, the mean, and draws, numpy."""
+    loc, scale = (torch.as_tensor(a).requires_grad_() for a in (loc, scale))
+    fn = DiscretizedLogistic(loc, scale, num_levels)
+    log_prob = fn.log_prob(torch.as_tensor(x).to(loc.dtype))
+    slopes = torch.autograd.grad(log_prob.sum(), (loc, scale))
+    found = {"log_prob": log_prob, "mean": fn.mean}
+    found |= {"slope_loc": slopes[0], "slope_scale": slopes[1]}
+    with seeded(0):
+        return _numpy({**found, "draws": fn.sample((draws,))})
 
 
 def gradients(model: Any, guide: Any, x: Any, seed: int = 0, **settings: Any) -> dict[str, Any]:
@@ -175,6 +219,36 @@ def independent(names: tuple[str, ...]) -> Any:
                 pyro.sample(name, dist.Normal(loc.expand(len(x)), 1.0))
 
     return guide
+
+
+def shared() -> tuple[Any, Any]:
+    """A plain pair whose one latent belongs to all images."""
+
+    def model(x: Any) -> None:
+        w = pyro.sample("w", dist.Normal(torch.tensor(0.0), 1.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(w * torch.ones_like(x), 1.0).to_event(3), obs=x)
+
+    def guide(x: Any) -> None:
+        pyro.sample("w", dist.Normal(pyro.param("loc", torch.tensor(0.5)), 1.0))
+
+    return model, guide
+
+
+def blind(logit: float) -> tuple[Any, Any]:
+    """A plain model whose pixels do not look at z1, and its prior for a guide."""
+
+    def guide(x: Any) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z1", dist.Normal(torch.zeros(len(x)), 1.0))
+
+    def model(x: Any) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z1", dist.Normal(torch.zeros(len(x)), 1.0))
+            logits = torch.full_like(x, logit)
+            pyro.sample("x", dist.Bernoulli(logits=logits).to_event(3), obs=x)
+
+    return model, guide
 
 
 def program(events: dict[str, tuple[int, ...]], x_shape: tuple[int, ...]) -> Any:

@@ -107,7 +107,7 @@ def automatic(ppl: str, model):  # type: ignore[no-untyped-def]
 
 
 def test_plain_functions_learn(ppl: str) -> None:
-    """p(x) = N(0, v), v = 1 + scale²: the likelihood is highest at v = mean x²; q has slope 1 / v."""
+    """p(x) = N(0, v), v = 1 + scale²: the best v is mean x²; the slope of q is 1 / v."""
     import importlib
 
     rng = np.random.default_rng(1)

@@ -46,14 +46,14 @@ def load_state(model: Any, guide: Any, arrays: Arrays) -> None:
             f"{foreign[:3]}: load them with the recipe that they were trained with"
         )
     for name, (variable, order) in own.items():
-        value = np.asarray(arrays[name])
-        value = value.transpose(np.argsort(order)) if value.ndim == len(order) else value
-        if value.shape != variable[...].shape:
-            expected = tuple(variable[...].shape[i] for i in order)
+        expected = tuple(variable[...].shape[i] for i in order)
+        if tuple(arrays[name].shape) != expected:
             raise UsageError(
-                f"weights: {name} expected shape {expected}, came {arrays[name].shape}: "
+                f"weights: {name} expected shape {expected}, came {tuple(arrays[name].shape)}: "
                 "load them with the recipe that they were trained with"
             )
+    for name, (variable, order) in own.items():  # all or nothing
+        value = np.asarray(arrays[name]).transpose(np.argsort(order))
         variable[...] = jnp.asarray(value, dtype=variable[...].dtype)
 
 

@@ -39,7 +39,8 @@ def load_state(model: Any, guide: Any, arrays: Arrays) -> None:
                 f"weights: {name} expected shape {tuple(tensor.shape)}, came {arrays[name].shape}: "
                 "load them with the recipe that they were trained with"
             )
-        with torch.no_grad():
+    with torch.no_grad():  # all or nothing
+        for name, tensor in own.items():
             tensor.copy_(torch.as_tensor(arrays[name]))
 
 
