@@ -312,10 +312,12 @@ def _rows(history: xr.Dataset) -> list[dict[str, Any]]:
 
 def _summary(row: dict[str, Any], sites: tuple[str, ...]) -> str:
     kl = " ".join(f"{value:.1f}" for value in row["kl"])
+    if sites:
+        kl = f"kl {sites[0]}..{sites[-1]} {kl} "
     valid = f" valid {row['valid_elbo']:.2f}" if "valid_elbo" in row else ""
     return (
         f"elbo {row['elbo']:.2f}{valid} rec {-row['log_likelihood']:.1f} "
-        f"kl {sites[0]}..{sites[-1]} {kl} | {row['images_per_second']:.0f} images/s"
+        f"{kl}| {row['images_per_second']:.0f} images/s"
     )
 
 

@@ -67,9 +67,9 @@ class LinearGaussian:
         )
         tril = widen * torch.linalg.cholesky(covariance)
 
-        def model(x: Any = None, *, n: int | None = None) -> Any:
+        def model(x: Any = None, *, n: Any = None) -> Any:
             n = n if x is None else len(x)
-            zero = torch.zeros(n, self.num_latents, dtype=torch.float64)  # type: ignore[arg-type]
+            zero = torch.zeros(n, self.num_latents, dtype=torch.float64)
             with pyro.plate("data", n):
                 z = pyro.sample("z1", dist.Normal(zero, 1.0).to_event(1))
                 mean = (z @ weight.T + bias).reshape(-1, 1, 2, 2)
@@ -89,7 +89,7 @@ class LinearGaussian:
 
         tril = widen * np.linalg.cholesky(self.covariance)
 
-        def model(x: Any = None, *, n: int | None = None) -> Any:
+        def model(x: Any = None, *, n: Any = None) -> Any:
             n = n if x is None else len(x)
             with numpyro.plate("data", n):
                 zero = jnp.zeros((n, self.num_latents))
@@ -127,10 +127,10 @@ class Stairs:
         import pyro.distributions as dist
         import torch
 
-        def model(x: Any = None, *, n: int | None = None) -> Any:
+        def model(x: Any = None, *, n: Any = None) -> Any:
             n = n if x is None else len(x)
             with pyro.plate("data", n):
-                zero = torch.zeros(n, dtype=torch.float64)  # type: ignore[arg-type]
+                zero = torch.zeros(n, dtype=torch.float64)
                 z2 = pyro.sample("z2", dist.Normal(zero, 1.0))
                 z1 = pyro.sample("z1", dist.Normal(z2, 1.0))
                 pixel = dist.Normal(z1[:, None, None, None], 1.0).to_event(3)
@@ -153,7 +153,7 @@ class Stairs:
         import numpyro
         import numpyro.distributions as dist
 
-        def model(x: Any = None, *, n: int | None = None) -> Any:
+        def model(x: Any = None, *, n: Any = None) -> Any:
             n = n if x is None else len(x)
             with numpyro.plate("data", n):
                 z2 = numpyro.sample("z2", dist.Normal(jnp.zeros(n), 1.0))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 __all__ = [
-    "blind", "build", "chain", "densities", "discretized_logistic", "double", "eager",
+    "activation", "blind", "build", "chain", "densities", "discretized_logistic", "double", "eager",
     "gradients", "guide_of", "hasty", "independent", "is_guide", "is_training", "loss", "loss_of",
     "mutated", "precision", "predictive", "prior_guide", "program", "renyi", "set_training",
-    "shapes", "shared", "stock_svi", "terms",
+    "shapes", "shared", "slope", "stock_svi", "terms",
 ]  # fmt: skip
 
 import importlib
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -28,6 +29,7 @@ from ppl_vae.numpyro.asking import batch_norms
 from ppl_vae.numpyro.bind import SiteRecorder, StateRecorder, write_back
 from ppl_vae.numpyro.build import as_dtype
 from ppl_vae.numpyro.guide import set_mode
+from ppl_vae.numpyro.nets.mlp import ACTIVATIONS
 from ppl_vae.numpyro.objective import Means, traces
 from ppl_vae.settings import ObjectiveSettings
 
@@ -36,6 +38,10 @@ def build(model_class: Any, guide_class: Any, x_shape: Any, arguments: Any, seed
     rngs = nnx.Rngs(seed)
     model = model_class(x_shape, **arguments, rngs=rngs)
     return model, guide_class(model, rngs=rngs)
+
+
+def activation(name: str, x: Any) -> Any:
+    return np.asarray(ACTIVATIONS[name](jnp.asarray(x)))
 
 
 def eager() -> Any:
@@ -235,7 +241,7 @@ def _params(model: Any, guide: Any, x: Any) -> Any:
 def chain(names: tuple[str, ...]) -> Any:
     """A plain program of scalar sites, each the mean of the next, the last the mean of x."""
 
-    def model(x: Any = None, *, n: int | None = None) -> Any:
+    def model(x: Any = None, *, n: Any = None) -> Any:
         n = n if x is None else len(x)
         z = jnp.zeros(n)
         with numpyro.plate("data", n):
@@ -272,6 +278,31 @@ def shared() -> tuple[Any, Any]:
     return model, guide
 
 
+def slope(breaks: str = "", above: float = math.inf, latent: bool = True) -> tuple[Any, Any]:
+    """A plain pair: x ~ Laplace(theta, 1), theta learned; z1 ~ N(0, 1), with N(1/2, 1) for it.
+
+    The site `breaks` is NaN once theta is above `above`.
+    """
+
+    def spoiled(site: str, theta: Any) -> Any:
+        return jnp.where(theta > above, jnp.nan, 0.0) if site == breaks else 0.0
+
+    def model(x: Any) -> None:
+        theta = numpyro.param("theta", 0.0)
+        with numpyro.plate("data", len(x)):
+            if latent:
+                numpyro.sample("z1", dist.Normal(jnp.zeros(len(x)) + spoiled("z1", theta), 1.0))
+            loc = jnp.broadcast_to(theta + spoiled("x", theta), x.shape)
+            numpyro.sample("x", dist.Laplace(loc, 1.0).to_event(3), obs=x)
+
+    def guide(x: Any) -> None:
+        with numpyro.plate("data", len(x)):
+            if latent:
+                numpyro.sample("z1", dist.Normal(jnp.full(len(x), 0.5), 1.0))
+
+    return model, guide
+
+
 def blind(logit: float) -> tuple[Any, Any]:
     """A plain model whose pixels do not look at z1, and its prior for a guide."""
 
@@ -291,7 +322,7 @@ def blind(logit: float) -> tuple[Any, Any]:
 def program(events: dict[str, tuple[int, ...]], x_shape: tuple[int, ...]) -> Any:
     """A plain program of standard normal sites, whose sum is every pixel's logit."""
 
-    def model(x: Any = None, *, n: int | None = None) -> Any:
+    def model(x: Any = None, *, n: Any = None) -> Any:
         n = n if x is None else len(x)
         logits = jnp.zeros(n)
         with numpyro.plate("data", n):

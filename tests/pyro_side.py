@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 __all__ = [
-    "blind", "build", "chain", "densities", "discretized_logistic", "double", "eager",
+    "activation", "blind", "build", "chain", "densities", "discretized_logistic", "double", "eager",
     "gradients", "guide_of", "hasty", "independent", "is_guide", "is_training", "loss", "loss_of",
     "mutated", "precision", "predictive", "prior_guide", "program", "renyi", "set_training",
-    "shapes", "shared", "stock_svi", "terms",
+    "shapes", "shared", "slope", "stock_svi", "terms",
 ]  # fmt: skip
 
 import importlib
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -21,6 +22,7 @@ import pyro.infer
 import torch
 
 from ppl_vae.pyro import DiscretizedLogistic, Guide, Objective, state
+from ppl_vae.pyro.nets.mlp import ACTIVATIONS
 from ppl_vae.pyro.objective import Means, traces
 from ppl_vae.settings import ObjectiveSettings
 
@@ -31,6 +33,10 @@ def build(model_class: Any, guide_class: Any, x_shape: Any, arguments: Any, seed
         model = model_class(x_shape, **arguments)
         guide = guide_class(model)
     return model, guide
+
+
+def activation(name: str, x: Any) -> Any:
+    return np.asarray(ACTIVATIONS[name](torch.as_tensor(x)))
 
 
 def eager() -> Any:
@@ -198,7 +204,7 @@ def renyi(model: Any, guide: Any, x: Any, num_particles: int) -> float:
 def chain(names: tuple[str, ...]) -> Any:
     """A plain program of scalar sites, each the mean of the next, the last the mean of x."""
 
-    def model(x: Any = None, *, n: int | None = None) -> Any:
+    def model(x: Any = None, *, n: Any = None) -> Any:
         n = n if x is None else len(x)
         z = torch.zeros(n)
         with pyro.plate("data", n):
@@ -235,6 +241,31 @@ def shared() -> tuple[Any, Any]:
     return model, guide
 
 
+def slope(breaks: str = "", above: float = math.inf, latent: bool = True) -> tuple[Any, Any]:
+    """A plain pair: x ~ Laplace(theta, 1), theta learned; z1 ~ N(0, 1), with N(1/2, 1) for it.
+
+    The site `breaks` is NaN once theta is above `above`.
+    """
+
+    def spoiled(site: str, theta: Any) -> Any:
+        return torch.where(theta > above, math.nan, 0.0) if site == breaks else 0.0
+
+    def model(x: Any) -> None:
+        theta = pyro.param("theta", torch.tensor(0.0))
+        with pyro.plate("data", len(x)):
+            if latent:
+                pyro.sample("z1", dist.Normal(torch.zeros(len(x)) + spoiled("z1", theta), 1.0))
+            loc = (theta + spoiled("x", theta)).expand(x.shape)
+            pyro.sample("x", dist.Laplace(loc, 1.0).to_event(3), obs=x)
+
+    def guide(x: Any) -> None:
+        with pyro.plate("data", len(x)):
+            if latent:
+                pyro.sample("z1", dist.Normal(torch.full((len(x),), 0.5), 1.0))
+
+    return model, guide
+
+
 def blind(logit: float) -> tuple[Any, Any]:
     """A plain model whose pixels do not look at z1, and its prior for a guide."""
 
@@ -254,7 +285,7 @@ def blind(logit: float) -> tuple[Any, Any]:
 def program(events: dict[str, tuple[int, ...]], x_shape: tuple[int, ...]) -> Any:
     """A plain program of standard normal sites, whose sum is every pixel's logit."""
 
-    def model(x: Any = None, *, n: int | None = None) -> Any:
+    def model(x: Any = None, *, n: Any = None) -> Any:
         n = n if x is None else len(x)
         logits = torch.zeros(n)
         with pyro.plate("data", n):

@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 from zoo import GUIDES, LIKELIHOODS, MODELS, PPLS, Case, images, noisy, room, side
 
-TOLERANCE = {"float32": {"rtol": 1e-4, "atol": 1e-6}, "float64": {"rtol": 1e-9, "atol": 0.0}}
+from ppl_vae.architecture import ACTIVATIONS
+
+TOLERANCE: dict[str, Any] = {
+    "float32": {"rtol": 1e-4, "atol": 1e-6},
+    "float64": {"rtol": 1e-9, "atol": 0.0},
+}
 
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
@@ -43,3 +48,12 @@ def check(pairs: dict[str, Any], x: Any, precision: str, training: bool) -> None
         assert found[name].dtype == value.dtype == x.dtype, where
         assert found[name].shape == value.shape == (len(x),), where
         np.testing.assert_allclose(found[name], value, **TOLERANCE[precision], err_msg=where)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_agree(name: str) -> None:
+    x = np.linspace(-8, 8, 101)
+    with side("numpyro").precision("float64"):
+        found = {ppl: side(ppl).activation(name, x) for ppl in PPLS}
+    np.testing.assert_allclose(found["numpyro"], found["pyro"], rtol=1e-9, atol=1e-12)
+    assert found["pyro"][-1] == pytest.approx(1.0 if name == "tanh" else 8.0, rel=1e-2)

@@ -411,5 +411,3 @@ def test_recomputed_statistics_follow_the_temperature(ppl: str) -> None:
     assert np.abs(stored[0] - stored[1]).max() > 0.1
     after = room(ppl).state(model, None)
     assert all(np.array_equal(after[name], spread[name].astype(np.float32)) for name in after)
-
-

@@ -264,6 +264,7 @@ class NumPyroTrainer:
         key = random.fold_in(self.key, epoch)
         self.now, table = self.epoch(self.now, self.train.values, key, rates)
         table = np.asarray(table, dtype=np.float64)  # the epoch's one wait for the device
+        self.write_back()  # for callbacks, and for whoever stops here
         tick(self.steps_per_epoch)
         loss, log_likelihood, norm, skipped = table[:, :4].T
         return loop.EpochLog(loss, log_likelihood, table[:, 4:], norm, skipped)
@@ -295,7 +296,7 @@ class NumPyroTrainer:
         """Lowest and highest posterior mean and deviation by site, each (sites, 2)."""
         with quiet(self.model, self.guide):
             found = self._moments(self.now.params, self.now.mutable, self.train.values[:PROBE])
-        if set(found) != set(self.sites):
+        if not found or set(found) != set(self.sites):
             return None
         loc = np.array([found[site][0] for site in self.sites], dtype=np.float64)
         return loc, np.array([found[site][1] for site in self.sites], dtype=np.float64)
@@ -333,7 +334,13 @@ class NumPyroTrainer:
 
     def write_back(self) -> None:
         """The present weights into the modules."""
-        write_back(self.modules, {**self.now.params, **self.now.mutable})
+        self._into_modules(self.now.params)
+
+    def _into_modules(self, params: Any) -> None:
+        # Copies: the next epoch's step takes the buffers of `self.now` for its own.
+        values = {**params, **self.now.mutable}
+        own = {name: value for name, value in values.items() if self._in_module(name)}
+        write_back(self.modules, jax.tree.map(jnp.array, own))
 
     def learned(self) -> dict[str, Any]:
         """Constrained values of what plain functions asked for, their mutable sites among it."""
@@ -347,10 +354,14 @@ class NumPyroTrainer:
         return self._as_arrays(self.now.params)
 
     def averaged_weights(self) -> Arrays | None:
-        return None if self.now.averaged is None else self._as_arrays(self.now.averaged)
+        if self.now.averaged is None:
+            return None
+        arrays = self._as_arrays(self.now.averaged)
+        self.write_back()
+        return arrays
 
     def _as_arrays(self, params: Any) -> Arrays:
-        write_back(self.modules, {**params, **self.now.mutable})
+        self._into_modules(params)
         plain = {name: value for name, value in params.items() if not self._in_module(name)}
         return {**state(self.model, self.guide), **flat("params", plain)}
 

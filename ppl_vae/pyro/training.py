@@ -270,7 +270,7 @@ class PyroTrainer:
         """Lowest and highest posterior mean and deviation by site, each (sites, 2)."""
         with self._aside():
             found = moments(self.model, self.guide, self.train.batch(slice(0, PROBE)))
-        if set(found) != set(self.sites):
+        if not found or set(found) != set(self.sites):
             return None
         loc = [(found[site][0].min(), found[site][0].max()) for site in self.sites]
         scale = [(found[site][1].min(), found[site][1].max()) for site in self.sites]
