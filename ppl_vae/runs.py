@@ -153,12 +153,15 @@ class Run:
             shutil.rmtree(partial, ignore_errors=True)
             raise
         write_atomically(root / "last", folder.name.encode())
-        if checkpoint.history is not None:
-            shutil.copyfile(folder / "history.nc", self.path / ".history.nc")
-            os.replace(self.path / ".history.nc", self.path / "history.nc")
+        self._show_history(folder)
         for old in root.iterdir():
             if old.is_dir() and old != folder:
                 shutil.rmtree(old, ignore_errors=True)
+
+    def _show_history(self, folder: Path) -> None:
+        """A checkpoint's history as the run's."""
+        if (folder / "history.nc").exists():
+            write_atomically(self.path / "history.nc", (folder / "history.nc").read_bytes())
 
     @property
     def last(self) -> Path | None:
@@ -174,9 +177,10 @@ class Run:
         return folder
 
     def restore(self) -> Checkpoint | None:
-        """The last whole checkpoint with everything in it, or None."""
+        """The last whole checkpoint with everything in it, or None; its history is the run's."""
         if self.last is None:
             return None
+        self._show_history(self.last)  # a run may have been killed before it had done that
         files = {path.stem: read_arrays(path) for path in sorted(self.last.glob("*.safetensors"))}
         info = read_tree(self.last / "state.json")
         history = self.last / "history.nc"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 __all__ = [
-    "activation", "blind", "build", "chain", "densities", "discretized_logistic", "double", "eager",
-    "gradients", "guide_of", "hasty", "independent", "is_guide", "is_training", "loss", "loss_of",
-    "mutated", "precision", "predictive", "prior_guide", "program", "renyi", "set_training",
-    "shapes", "shared", "slope", "stock_svi", "terms",
+    "activation", "automatic", "blind", "build", "chain", "densities", "discretized_logistic",
+    "double", "eager", "gradients", "guide_of", "hasty", "independent", "is_guide",
+    "is_training", "loss", "loss_of", "mutated", "posterior_of_one_step", "precision",
+    "predictive", "prior_guide", "program", "renyi", "set_training", "shapes", "shared",
+    "slope", "stock_svi", "terms",
 ]  # fmt: skip
 
 import importlib
@@ -21,6 +22,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import numpyro.infer
+import numpyro.infer.autoguide
 from flax import nnx
 from numpyro import handlers
 
@@ -238,13 +240,16 @@ def _params(model: Any, guide: Any, x: Any) -> Any:
     return {**svi.get_params(now), **(now.mutable_state or {})}
 
 
-def chain(names: tuple[str, ...]) -> Any:
-    """A plain program of scalar sites, each the mean of the next, the last the mean of x."""
+def chain(names: tuple[str, ...], total: int | None = None) -> Any:
+    """A plain program of scalar sites, each the mean of the next, the last the mean of x.
+
+    `total`: what its plate says that there are data in all.
+    """
 
     def model(x: Any = None, *, n: Any = None) -> Any:
         n = n if x is None else len(x)
         z = jnp.zeros(n)
-        with numpyro.plate("data", n):
+        with numpyro.plate("data", total or n, subsample_size=n):
             for name in reversed(names):
                 z = numpyro.sample(name, dist.Normal(z, 1.0))
             return numpyro.sample("x", dist.Normal(z[:, None, None, None], 1.0).to_event(3), obs=x)
@@ -339,6 +344,21 @@ def guide_of(case: Any, model: Any) -> Any:
     """The case's guide for another model."""
     kind = getattr(importlib.import_module("guides.numpyro"), case.guide_class)
     return kind(model, rngs=nnx.Rngs(0))
+
+
+def posterior_of_one_step(model: Any) -> Any:
+    """A user's guide with the exact posterior of chain(("z1",)): N(x/2, 1/2)."""
+
+    class Exact(Guide):
+        def posterior(self, site: Any, features: Any) -> Any:
+            return dist.Normal(features.reshape(-1) / 2, 0.5**0.5)
+
+    return Exact(model)
+
+
+def automatic(model: Any) -> Any:
+    """The stock AutoNormal."""
+    return numpyro.infer.autoguide.AutoNormal(model)
 
 
 def prior_guide(model: Any) -> tuple[Any, list[Any]]:

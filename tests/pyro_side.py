@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 __all__ = [
-    "activation", "blind", "build", "chain", "densities", "discretized_logistic", "double", "eager",
-    "gradients", "guide_of", "hasty", "independent", "is_guide", "is_training", "loss", "loss_of",
-    "mutated", "precision", "predictive", "prior_guide", "program", "renyi", "set_training",
-    "shapes", "shared", "slope", "stock_svi", "terms",
+    "activation", "automatic", "blind", "build", "chain", "densities", "discretized_logistic",
+    "double", "eager", "gradients", "guide_of", "hasty", "independent", "is_guide",
+    "is_training", "loss", "loss_of", "mutated", "posterior_of_one_step", "precision",
+    "predictive", "prior_guide", "program", "renyi", "set_training", "shapes", "shared",
+    "slope", "stock_svi", "terms",
 ]  # fmt: skip
 
 import importlib
@@ -19,6 +20,7 @@ import numpy as np
 import pyro
 import pyro.distributions as dist
 import pyro.infer
+import pyro.infer.autoguide
 import torch
 
 from ppl_vae.pyro import DiscretizedLogistic, Guide, Objective, state
@@ -201,13 +203,17 @@ def renyi(model: Any, guide: Any, x: Any, num_particles: int) -> float:
         return float(loss.loss(model, guide, torch.as_tensor(x)))
 
 
-def chain(names: tuple[str, ...]) -> Any:
-    """A plain program of scalar sites, each the mean of the next, the last the mean of x."""
+def chain(names: tuple[str, ...], total: int | None = None) -> Any:
+    """A plain program of scalar sites, each the mean of the next, the last the mean of x.
+
+    `total`: what its plate says that there are data in all.
+    """
 
     def model(x: Any = None, *, n: Any = None) -> Any:
         n = n if x is None else len(x)
         z = torch.zeros(n)
-        with pyro.plate("data", n):
+        plate = pyro.plate("data", total or n, subsample=torch.arange(n) if total else None)
+        with plate:
             for name in reversed(names):
                 z = pyro.sample(name, dist.Normal(z, 1.0))
             return pyro.sample("x", dist.Normal(z[:, None, None, None], 1.0).to_event(3), obs=x)
@@ -302,6 +308,21 @@ def guide_of(case: Any, model: Any) -> Any:
     """The case's guide for another model."""
     with seeded(0):
         return getattr(importlib.import_module("guides.pyro"), case.guide_class)(model)
+
+
+def posterior_of_one_step(model: Any) -> Any:
+    """A user's guide with the exact posterior of chain(("z1",)): N(x/2, 1/2)."""
+
+    class Exact(Guide):
+        def posterior(self, site: Any, features: Any) -> Any:
+            return dist.Normal(features.reshape(-1) / 2, 0.5**0.5)
+
+    return Exact(model)
+
+
+def automatic(model: Any) -> Any:
+    """The stock AutoNormal."""
+    return pyro.infer.autoguide.AutoNormal(model)
 
 
 def prior_guide(model: Any) -> tuple[Any, list[Any]]:

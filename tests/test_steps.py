@@ -7,6 +7,7 @@ falls with slope one whatever θ, and an optimiser's steps are a formula. z1 is 
 from __future__ import annotations
 
 import math
+import random
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import numpy as np
 import pytest
 from zoo import Case, images, room, side
 
-from ppl_vae.errors import TrainingError
+from ppl_vae.data.images import Images
+from ppl_vae.errors import TrainingError, UsageError
 from ppl_vae.runs import Run
 from ppl_vae.settings import ObjectiveSettings
 
@@ -107,6 +109,34 @@ def test_history_of_known_steps(ppl: str) -> None:
 
 
 @pytest.mark.usefixtures("hasty")
+def test_an_epoch_is_every_image_once_in_a_new_order(ppl: str) -> None:
+    """Image i holds 1000 + 2^i, and batches of three leave two of eight out: the sum says which."""
+    x = (FAR + 2.0 ** np.arange(N)).astype(np.float32).reshape(N, 1, 1, 1)
+    found = fit(ppl, x=x, epochs=6, batch_size=3, learning_rate=1e-12).history["log_likelihood"]
+    absent = x.sum() + 6 * (found.values + math.log(2)) - 2 * FAR
+    bits = [f"{round(value):08b}" for value in absent]
+    assert {code.count("1") for code in bits} == {2}
+    np.testing.assert_allclose(absent, absent.round(), atol=0.1)
+    assert len(set(bits)) > 2
+    whole = fit(ppl, x=x, learning_rate=1e-12).history["log_likelihood"]
+    np.testing.assert_allclose(whole, -x.mean() - math.log(2), rtol=1e-6)
+
+
+@pytest.mark.usefixtures("hasty")
+def test_dynamic_images_are_drawn_anew(ppl: str) -> None:
+    """-log p(x) - D log 2 under Laplace(0, 1) is how many of an image's D pixels are one."""
+    grey = Images(np.full((N, 1, 4, 4), 51, np.uint8), binarization="dynamic")
+    ones = {}
+    for name, data in (("dynamic", grey), ("static", grey.fixed(seed=0))):
+        history = fit(ppl, x=data, epochs=5, learning_rate=1e-12).history
+        ones[name] = -history["log_likelihood"].values - 16 * math.log(2)
+    assert len(set(ones["dynamic"].round(3))) > 2
+    deviation = math.sqrt(16 * 0.2 * 0.8 / N)
+    assert (abs(ones["dynamic"] - 16 * 0.2) < 5 * deviation).all()
+    np.testing.assert_allclose(ones["static"], grey.fixed(seed=0).images.sum() / N, rtol=1e-5)
+
+
+@pytest.mark.usefixtures("hasty")
 def test_averaged_weights_in_closed_form(ppl: str, tmp_path: Path) -> None:
     """e ← r e + (1 - r) θ from e = θ = 0, at every step: e_t = Σ_s (1 - r) r^(t - s) θ_s."""
     run = Run.create(tmp_path / "run", RECIPE, ppl)
@@ -116,6 +146,51 @@ def test_averaged_weights_in_closed_form(ppl: str, tmp_path: Path) -> None:
     assert float(found) == pytest.approx(expected, rel=1e-5)
     (last,) = run.weights("last")[0].values()
     assert float(last) == pytest.approx(0.6, rel=1e-5)
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("optimizer", ["adamw", "adamax"])
+def test_every_optimiser_goes_on_where_it_stood(ppl: str, optimizer: str, tmp_path: Path) -> None:
+    """Two epochs and two more are four, bit for bit: slots, averages, decay and the skip count."""
+    settings: dict[str, Any] = {
+        "optimizer": optimizer, "weight_decay": 0.1, "ema": 0.9, "skip_norm": 1.5,
+        "clip_value": 0.5, "schedule": "linear", "decay_epochs": 5, "eps": 0.1,
+    }  # fmt: skip
+    whole, halves = (Run.create(tmp_path / name, RECIPE, ppl) for name in ("whole", "halves"))
+    fit(ppl, run=whole, epochs=4, **settings)
+    fit(ppl, run=halves, epochs=2, **settings)
+    fit(ppl, run=halves, epochs=4, resume=True, **settings)
+    one, two = whole.restore(), halves.restore()
+    assert one is not None
+    assert two is not None
+    assert one.info == two.info
+    assert one.files.keys() == two.files.keys() == {"weights", "optimizer", "ema"}
+    for file, arrays in one.files.items():
+        for name, value in arrays.items():
+            np.testing.assert_array_equal(two.files[file][name], value, err_msg=f"{file} {name}")
+
+
+def test_killed_after_its_last_checkpoint_a_run_has_its_whole_history(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Death between the pointer and history.nc: there is nothing left to train, but to show."""
+
+    class Killed(BaseException):
+        pass
+
+    def die(*_: Any) -> None:
+        raise Killed
+
+    run = Run.create(tmp_path / "run", RECIPE, "pyro")
+    fit("pyro", run=run, epochs=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "_show_history", die)
+        with pytest.raises(Killed):
+            fit("pyro", run=run, epochs=3, checkpoint_seconds=0.0)
+    assert run.history["epoch"].values.tolist() == [1, 2]
+    fitted = fit("pyro", run=run, epochs=3, resume=True)
+    assert run.history.identical(fitted.history)
+    assert run.history["epoch"].values.tolist() == [1, 2, 3]
 
 
 @pytest.mark.usefixtures("hasty")
@@ -217,6 +292,72 @@ def test_a_stopped_fit_leaves_a_pair_that_works(ppl: str, tmp_path: Path) -> Non
     again = room(ppl).state(*pair)
     for name, value in now.items():
         np.testing.assert_array_equal(again[name], value, err_msg=name)
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_fit_stopped_within_an_epoch_leaves_the_one_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In NumPyro a step takes the buffers of the weights before it: the modules have their own."""
+    from ppl_vae.numpyro.training import NumPyroTrainer
+
+    pair = Case("numpyro", "vae", "mean-field").build()
+    write_back = NumPyroTrainer.write_back
+    seen: list[dict[str, Any]] = []
+
+    def stop(trainer: Any) -> None:
+        if seen:
+            raise KeyboardInterrupt
+        write_back(trainer)
+        seen.append(room("numpyro").state(*pair))
+
+    monkeypatch.setattr(NumPyroTrainer, "write_back", stop)
+    with pytest.raises(KeyboardInterrupt):
+        room("numpyro").fit(*pair, images(), batch_size=3, epochs=5, progress=False)
+    now = room("numpyro").state(*pair)
+    assert all(np.array_equal(now[name], value) for name, value in seen[0].items())
+
+
+@pytest.mark.usefixtures("hasty")
+def test_fit_leaves_all_that_is_global_alone(ppl: str) -> None:
+    """Random streams of Python, numpy and torch, threads, and the settings of both PPLs."""
+    before = surroundings()
+    fit(ppl, seed=9, threads=1)
+    after = surroundings()
+    assert [name for name, value in before.items() if after[name] != value] == []
+
+
+def surroundings() -> dict[str, Any]:
+    import jax
+    import numpyro
+    import pyro
+    import torch
+
+    return {
+        "random": random.getstate(),
+        "numpy": np.random.get_state()[1].tolist(),  # type: ignore[index]  # noqa: NPY002
+        "torch": torch.get_rng_state().tolist(),
+        "threads": torch.get_num_threads(),
+        "gradients": torch.is_grad_enabled(),
+        "dtype": torch.get_default_dtype(),
+        "store": sorted(pyro.get_param_store().keys()),
+        "pyro": pyro.settings.get(),
+        "x64": jax.config.read("jax_enable_x64"),
+        "matmul": jax.config.jax_default_matmul_precision,  # type: ignore[attr-defined]
+        "numpyro": numpyro.distributions.distribution.validation_enabled,
+    }
+
+
+def test_automatic_guides_take_one_sample(ppl: str) -> None:
+    """They answer for places in the batch, so images cannot be repeated under them."""
+    model = side(ppl).chain(("z1",))
+    with pytest.raises(UsageError, match=r"objective\.num_samples: expected 1 with AutoNormal"):
+        fit(
+            ppl,
+            programs=(model, side(ppl).automatic(model)),
+            batch_size=N,
+            objective=ObjectiveSettings(num_samples=2),
+        )
 
 
 @pytest.mark.usefixtures("hasty")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conjugate import LINEAR, STAIRS
+from scipy import stats
 from scipy.special import expit, logsumexp
 from zoo import X_SHAPE, Case, images, noisy, room, side
 
@@ -123,6 +124,16 @@ def test_an_image_is_binarised_once_for_all_its_samples(ppl: str) -> None:
     assert np.abs(w[0][:, None] - values).min(1).max() < 1e-5
     drawn = room(ppl).posterior_sample(model, guide, grey, 2)
     assert np.shape(drawn["z1"]) == (2, 9)
+
+
+@pytest.mark.parametrize("total", [None, 100])
+def test_a_plate_s_size_is_no_matter_of_an_image(ppl: str, total: int | None) -> None:
+    """A guide of one's own with the exact posterior, in a plate that stands for 100 images."""
+    model = side(ppl).chain(("z1",), total)
+    x = np.array([-2.0, 0.3, 1.5], np.float32).reshape(3, 1, 1, 1)
+    w = room(ppl).log_weights(model, side(ppl).posterior_of_one_step(model), x, 2)
+    expected = np.tile(stats.norm(0, np.sqrt(2)).logpdf(x.ravel()), (2, 1))
+    np.testing.assert_allclose(np.asarray(w), expected, rtol=1e-5)
 
 
 # The objective

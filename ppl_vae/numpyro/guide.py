@@ -86,7 +86,7 @@ class Guide(nnx.Module):
         return {name: site["value"] for name, site in sites.items() if name in self.sites}
 
     def answer(self, x: Any = None, *args: Any, features: Any = None, **kwargs: Any) -> Any:
-        """One pass: the model's sample sites, a latent's `fn` its posterior, `prior` beside it."""
+        """One pass: the model's sites and plates, a latent's `fn` its posterior, `prior` beside."""
         with bind(self.name, self) as guide:
             known = guide.encode(x) if features is None else features
             answer = Answer(guide, known)
@@ -123,7 +123,7 @@ class Answer(Messenger):
         msg["fn"] = posterior
 
     def postprocess_message(self, msg: Any) -> None:
-        if msg["type"] == "sample":
+        if msg["type"] in ("sample", "plate"):  # a plate says what its sites are scaled by
             self.recorded[msg["name"]] = msg.copy()
 
 

@@ -182,12 +182,13 @@ def traces(model: Any, guide: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]
     """(model trace, guide trace) of one draw: a single pass where the guide is a handler."""
     if isinstance(guide, Guide):
         answered = guide.answer(*args, **kwargs)
-        model_trace = {
+        sites = {name: site for name, site in answered.items() if site["type"] == "sample"}
+        priors = {
             name: {**site, "fn": site["infer"].get("prior", site["fn"])}
-            for name, site in answered.items()
+            for name, site in sites.items()
         }
-        guide_trace = {name: site for name, site in answered.items() if not site["is_observed"]}
-        return model_trace, guide_trace
+        guide_trace = {name: site for name, site in sites.items() if not site["is_observed"]}
+        return {**answered, **priors}, guide_trace
     guide_trace = handlers.trace(guide).get_trace(*args, **kwargs)
     replayed = handlers.replay(model, trace=guide_trace)
     model_trace = handlers.trace(replayed).get_trace(*args, **kwargs)

@@ -23,7 +23,13 @@ from ppl_vae.architecture import check_images
 from ppl_vae.errors import TrainingError, UsageError
 from ppl_vae.numpyro.bind import SiteRecorder, StateRecorder, fresh, write_back
 from ppl_vae.numpyro.build import as_dtype
-from ppl_vae.numpyro.checks import check_batch_size, check_pair, check_sites, natural
+from ppl_vae.numpyro.checks import (
+    check_batch_size,
+    check_num_samples,
+    check_pair,
+    check_sites,
+    natural,
+)
 from ppl_vae.numpyro.data import DeviceImages, check_support
 from ppl_vae.numpyro.distributions import unwrapped
 from ppl_vae.numpyro.guide import quiet, set_mode
@@ -149,6 +155,7 @@ class NumPyroTrainer:
         check_images(self.train.values, model)
         self.batch_size = min(settings.batch_size, len(self.train))
         check_batch_size(model, guide, self.batch_size)
+        check_num_samples(guide, objective.num_samples)
         self.steps_per_epoch = len(self.train) // self.batch_size
         self.objective = Objective(objective, num_data=len(self.train))
         # An automatic guide keeps a posterior for each place in the batch: order must not change.

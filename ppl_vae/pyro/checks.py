@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["check_batch_size", "check_pair", "check_sites", "natural"]
+__all__ = ["check_batch_size", "check_num_samples", "check_pair", "check_sites", "natural"]
 
 from typing import Any
 
@@ -29,6 +29,16 @@ def check_pair(model: Any, guide: Any) -> None:
     check_cover(sites, latent_sites(model))
     if isinstance(guide, Guide) and guide.model is not model:
         raise UsageError("guide was built from another model: build it from the one to be trained")
+
+
+def check_num_samples(guide: Any, num_samples: int) -> None:
+    """UsageError where an automatic guide would have to answer for repeated images."""
+    if num_samples > 1 and keeps_order(guide):
+        raise UsageError(
+            f"objective.num_samples: expected 1 with {type(guide).__name__}, which keeps one "
+            f"posterior for each image of a batch, came {num_samples}: set it to 1, or take an "
+            "amortised guide"
+        )
 
 
 def check_sites(guide: Any, sites: dict[str, Any], n: int, num_data: int) -> None:

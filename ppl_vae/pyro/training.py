@@ -18,7 +18,13 @@ from ppl_vae import loop
 from ppl_vae.architecture import check_images
 from ppl_vae.errors import TrainingError, UsageError
 from ppl_vae.pyro.asking import keeps_order
-from ppl_vae.pyro.checks import check_batch_size, check_pair, check_sites, natural
+from ppl_vae.pyro.checks import (
+    check_batch_size,
+    check_num_samples,
+    check_pair,
+    check_sites,
+    natural,
+)
 from ppl_vae.pyro.data import DeviceImages, check_support
 from ppl_vae.pyro.guide import quiet
 from ppl_vae.pyro.inference import moments
@@ -131,6 +137,7 @@ class PyroTrainer:
         check_images(self.train.values, model)
         self.batch_size = min(settings.batch_size, len(self.train))
         check_batch_size(model, guide, self.batch_size)
+        check_num_samples(guide, objective.num_samples)
         self.steps_per_epoch = len(self.train) // self.batch_size
         self.objective = Objective(objective, num_data=len(self.train))
         # An automatic guide keeps a posterior for each place in the batch: order must not change.
