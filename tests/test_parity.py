@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,13 @@ TOLERANCE: dict[str, Any] = {
     "float32": {"rtol": 1e-4, "atol": 1e-6},
     "float64": {"rtol": 1e-9, "atol": 0.0},
 }
+
+
+@pytest.fixture(autouse=True)
+def hasty() -> Iterator[None]:
+    """JAX compiled in haste."""
+    with side("numpyro").hasty():
+        yield
 
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)

@@ -68,19 +68,17 @@ def moments(steps: int, first: float, decay: float) -> list[tuple[float, float]]
     ],
     ids=str,
 )
-@pytest.mark.usefixtures("hasty")
 def test_optimisers_step_by_formula(ppl: str, settings: dict[str, Any], expected: float) -> None:
     assert theta(ppl, **settings) == pytest.approx(expected, rel=2e-5)
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def hasty() -> Any:
     """JAX compiled, in haste."""
     with side("numpyro").hasty():
         yield
 
 
-@pytest.mark.usefixtures("hasty")
 def test_history_of_known_steps(ppl: str) -> None:
     """Means over an epoch, each batch under the θ of its step; KL weight and rate as set."""
     objective = ObjectiveSettings(warmup_epochs=4, beta_norm=0.5)
@@ -108,7 +106,6 @@ def test_history_of_known_steps(ppl: str) -> None:
     np.testing.assert_allclose(history["posterior_scale"], 1.0)
 
 
-@pytest.mark.usefixtures("hasty")
 def test_an_epoch_is_every_image_once_in_a_new_order(ppl: str) -> None:
     """Image i holds 1000 + 2^i, and batches of three leave two of eight out: the sum says which."""
     x = (FAR + 2.0 ** np.arange(N)).astype(np.float32).reshape(N, 1, 1, 1)
@@ -122,7 +119,6 @@ def test_an_epoch_is_every_image_once_in_a_new_order(ppl: str) -> None:
     np.testing.assert_allclose(whole, -x.mean() - math.log(2), rtol=1e-6)
 
 
-@pytest.mark.usefixtures("hasty")
 def test_dynamic_images_are_drawn_anew(ppl: str) -> None:
     """-log p(x) - D log 2 under Laplace(0, 1) is how many of an image's D pixels are one."""
     grey = Images(np.full((N, 1, 4, 4), 51, np.uint8), binarization="dynamic")
@@ -136,7 +132,6 @@ def test_dynamic_images_are_drawn_anew(ppl: str) -> None:
     np.testing.assert_allclose(ones["static"], grey.fixed(seed=0).images.sum() / N, rtol=1e-5)
 
 
-@pytest.mark.usefixtures("hasty")
 def test_averaged_weights_in_closed_form(ppl: str, tmp_path: Path) -> None:
     """e ← r e + (1 - r) θ from e = θ = 0, at every step: e_t = Σ_s (1 - r) r^(t - s) θ_s."""
     run = Run.create(tmp_path / "run", RECIPE, ppl)
@@ -148,7 +143,6 @@ def test_averaged_weights_in_closed_form(ppl: str, tmp_path: Path) -> None:
     assert float(last) == pytest.approx(0.6, rel=1e-5)
 
 
-@pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("optimizer", ["adamw", "adamax"])
 def test_every_optimiser_goes_on_where_it_stood(ppl: str, optimizer: str, tmp_path: Path) -> None:
     """Two epochs and two more are four, bit for bit: slots, averages, decay and the skip count."""
@@ -193,7 +187,6 @@ def test_killed_after_its_last_checkpoint_a_run_has_its_whole_history(
     assert run.history["epoch"].values.tolist() == [1, 2, 3]
 
 
-@pytest.mark.usefixtures("hasty")
 def test_early_stopping_and_the_best_weights(ppl: str, tmp_path: Path) -> None:
     """Validation images at 0.35: |0.35 - θ| is least after epoch 2 (θ = 0.4); patience is 3."""
     run = Run.create(tmp_path / "run", RECIPE, ppl)
@@ -215,7 +208,6 @@ def test_early_stopping_and_the_best_weights(ppl: str, tmp_path: Path) -> None:
     assert more.best_epoch == 2
 
 
-@pytest.mark.usefixtures("hasty")
 def test_skipped_steps_are_as_if_they_had_not_been(ppl: str) -> None:
     """Images below θ turn the slope round; a steeper slope than skip_norm is left out.
 
@@ -230,7 +222,6 @@ def test_skipped_steps_are_as_if_they_had_not_been(ppl: str) -> None:
         fit(ppl, skip_norm=0.5, max_skips=5)
 
 
-@pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize(
     ("site", "place"), [("z1", "the divergence at site z1"), ("x", "the log likelihood at site x")]
 )
@@ -247,7 +238,6 @@ def test_nan_names_the_site_and_the_step(ppl: str, site: str, place: str, tmp_pa
     assert float(last) == pytest.approx(0.4, rel=1e-5)
 
 
-@pytest.mark.usefixtures("hasty")
 def test_callbacks_see_the_pair_as_it_is(ppl: str, tmp_path: Path) -> None:
     """After each epoch the modules hold that epoch's weights, and can be asked."""
     model, guide = Case(ppl, "vae", "mean-field").build()
@@ -268,7 +258,6 @@ def test_callbacks_see_the_pair_as_it_is(ppl: str, tmp_path: Path) -> None:
         assert all(np.array_equal(arrays[k], seen[-1][k]) for k in arrays)
 
 
-@pytest.mark.usefixtures("hasty")
 def test_a_stopped_fit_leaves_a_pair_that_works(ppl: str, tmp_path: Path) -> None:
     """Ctrl-C in epoch 3: the modules hold what was learned, and the run goes on from there."""
     model, guide = Case(ppl, "vae", "mean-field").build()
@@ -294,7 +283,6 @@ def test_a_stopped_fit_leaves_a_pair_that_works(ppl: str, tmp_path: Path) -> Non
         np.testing.assert_array_equal(again[name], value, err_msg=name)
 
 
-@pytest.mark.usefixtures("hasty")
 def test_a_fit_stopped_within_an_epoch_leaves_the_one_before(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -318,7 +306,6 @@ def test_a_fit_stopped_within_an_epoch_leaves_the_one_before(
     assert all(np.array_equal(now[name], value) for name, value in seen[0].items())
 
 
-@pytest.mark.usefixtures("hasty")
 def test_fit_leaves_all_that_is_global_alone(ppl: str) -> None:
     """Random streams of Python, numpy and torch, threads, and the settings of both PPLs."""
     before = surroundings()
@@ -360,7 +347,6 @@ def test_automatic_guides_take_one_sample(ppl: str) -> None:
         )
 
 
-@pytest.mark.usefixtures("hasty")
 def test_a_model_without_latents_is_maximum_likelihood(ppl: str) -> None:
     fitted = fit(ppl, programs=side(ppl).slope(latent=False))
     assert float(fitted.params["theta"]) == pytest.approx(0.6, rel=1e-5)

@@ -28,7 +28,7 @@ def double() -> Iterator[None]:
         yield
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def hasty() -> Iterator[None]:
     """JAX compiled, in haste."""
     with side("numpyro").hasty():
@@ -190,7 +190,6 @@ def test_guides_from_the_top_down_get_closed_forms(ppl: str) -> None:
     np.testing.assert_allclose(total, np.tile(STAIRS.log_evidence, 2000), atol=1e-9)
 
 
-@pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("guide", ["mean-field", "ladder"])
 def test_closed_divergences_are_what_is_sampled(ppl: str, guide: str) -> None:
     """Site by site, over draws for six images."""
@@ -369,7 +368,6 @@ def test_temperature_scales_every_latent_and_not_the_data(ppl: str) -> None:
         room(ppl).sample(model, 1, temperature=0)
 
 
-@pytest.mark.usefixtures("hasty")
 def test_what_batch_norm_uses_is_the_user_s_to_say(ppl: str) -> None:
     """A guide of one layer, by hand, under each of the three; nothing is left changed."""
     pair = Case(ppl, "vae", "mean-field").build(hidden=(5,), batch_norm=True)
@@ -403,7 +401,6 @@ def test_what_batch_norm_uses_is_the_user_s_to_say(ppl: str) -> None:
         room(ppl).posterior_moments(*pair, x, batch_norm="bacth")
 
 
-@pytest.mark.usefixtures("hasty")
 def test_recomputed_statistics_follow_the_temperature(ppl: str) -> None:
     """A decoder of one normalised layer undoes any scale of z, if its statistics are of that z."""
     model, _ = Case(ppl, "vae", "mean-field").build(hidden=(5,), batch_norm=True)
