@@ -152,7 +152,7 @@ def _protocol(evaluation: Mapping[str, Any]) -> Protocol:
 
 
 def _about(evaluation: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in evaluation.items() if key not in KEYS}
+    return {key: value for key, value in evaluation.items() if key not in (*KEYS, "checks")}
 
 
 def _row(

@@ -22,6 +22,7 @@ from ppl_vae.errors import TrainingError, UsageError
 
 PPLS = ("pyro", "numpyro")
 WEIGHTS = ("best", "last", "ema")
+BOUNDS = ("ais", "bdmc")
 BATCH_NORM = ("running", "batch", "recomputed")
 
 
@@ -123,6 +124,18 @@ def _evaluate(verbs: Any) -> None:
         metavar="N",
         help="the first N of the test split (the recipe's say)",
     )
+    evaluate.add_argument(
+        "--check", action="append", default=[], metavar="NAME",
+        help="a check beside the likelihood (see ppl-vae list); may be repeated",
+    )  # fmt: skip
+    evaluate.add_argument(
+        "--bound", action="append", default=[], choices=BOUNDS,
+        help="bracket log p(x) by annealing: ais on test images, bdmc on simulated ones",
+    )  # fmt: skip
+    evaluate.add_argument(
+        "--set", action="append", default=[], metavar="CHECK.KEY=VALUE", dest="overrides",
+        help="change a check's settings, such as ais.temperatures=1000; may be repeated",
+    )  # fmt: skip
     evaluate.add_argument("--json", action="store_true", help="one JSON object as the last line")
 
 

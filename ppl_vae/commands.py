@@ -8,7 +8,7 @@ import json
 import shlex
 import sys
 from argparse import Namespace
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,13 +16,12 @@ import numpy as np
 
 from ppl_vae import experiment, recipes
 from ppl_vae.errors import UsageError
+from ppl_vae.judging import CHECKS, Subject
 from ppl_vae.overrides import Change, parse_sweep
 from ppl_vae.recipes import Recipe
 from ppl_vae.typed import room, zoo
 
 if TYPE_CHECKING:
-    import xarray as xr
-
     from ppl_vae.runs import Run
 
 
@@ -41,6 +40,9 @@ def list_known(args: Namespace) -> None:
     for kind in kinds:
         print(f"\n{kind.capitalize()}s ({kind}.class_path in a recipe, the same in both PPLs):")
         print(f"  {', '.join(zoo(kind))}")
+    print("\nChecks (ppl-vae evaluate RUN --check NAME):")
+    for name, tells in CHECKS.items():
+        print(f"  {name:18}{tells}")
 
 
 def train(args: Namespace) -> None:
@@ -62,42 +64,35 @@ def train(args: Namespace) -> None:
 
 def evaluate(args: Namespace) -> None:
     """Print (or give as JSON), and keep in the run, how good a run is."""
-    from evaluation import active_units, importance_weighted_nll, summary, table
+    from ppl_vae import evaluating
 
     run, recipe, ppl = _opened(args)
+    chosen = evaluating.chosen(args.check, args.bound, args.overrides)
     model, guide, which = _loaded(args, run, ppl)
-    test = experiment.data_of(run, recipe).test
-    images = test.take(args.images or recipe.evaluation.images or len(test))
-    num_samples = args.samples or recipe.evaluation.samples
-    programs = room(ppl)
-    drawn = {"seed": args.seed, "batch_norm": args.batch_norm}
-    blocks = programs.stream_log_weights(model, guide, images, num_samples, **drawn)
-    result = importance_weighted_nll(
-        _progress(blocks, len(images), f"L_{num_samples}"), num_dims=int(np.prod(images.x_shape))
-    )
-    kl = programs.site_terms(model, guide, images, **drawn)["kl"]
-    # Twice: what two draws of the sites above have in common is the image's doing.
-    moments = programs.posterior_moments(model, guide, images, **drawn)
-    again = programs.posterior_moments(model, guide, images, **{**drawn, "seed": args.seed + 1})
-    told = summary(
-        result,
-        kl=_from_z1(kl),
-        active_units=active_units(_from_z1(moments), again=_from_z1(again)),
-        data=recipe.data.name,
-        binarisation=recipe.data.binarization,
-        split="test",
-        run=str(args.run),
-        recipe=recipe.name,
-        ppl=ppl,
-        weights=which,
+    data = experiment.data_of(run, recipe)
+    subject = Subject(
+        model,
+        guide,
+        ppl,
+        data.test.take(args.images or recipe.evaluation.images or len(data.test)),
+        run.figures,
+        data=data,
+        history=run.history,
+        seed=args.seed,
         batch_norm=args.batch_norm,
-        seed=recipe.training.seed,
     )
-    _keep(run, result, told)
+    about = {
+        "run": str(args.run), "recipe": recipe.name, "ppl": ppl, "weights": which,
+        "batch_norm": args.batch_norm, "seed": recipe.training.seed,
+    }  # fmt: skip
+    told = evaluating.evaluate(
+        run, subject, args.samples or recipe.evaluation.samples, chosen, recipe.data, about
+    )
     if args.json:
         print(json.dumps(told))
     else:
-        print(f"{table([told])}\n\npictures: {run.figures}\nnumbers:  {run.path}/evaluation.json")
+        print(evaluating.text(told))
+        print(f"\npictures: {run.figures}\nnumbers:  {run.path}/evaluation.json")
 
 
 def sample(args: Namespace) -> None:
@@ -180,28 +175,6 @@ def _loaded(args: Namespace, run: Run, ppl: str) -> tuple[Any, Any, str]:
 
     room(ppl)
     return *load(run, ppl, args.weights), run.weights(args.weights)[1]
-
-
-def _keep(run: Run, result: xr.Dataset, told: dict[str, Any]) -> None:
-    """evaluation.json and evaluation.nc in the run's folder, each whole or not at all."""
-    from ppl_vae.runs import write_atomically
-
-    write_atomically(run.path / "evaluation.nc", bytes(result.to_netcdf(engine="h5netcdf")))
-    write_atomically(run.path / "evaluation.json", json.dumps(told, indent=2).encode())
-
-
-def _progress(blocks: Iterable[Any], num_images: int, what: str) -> Iterator[Any]:
-    from tqdm import tqdm
-
-    with tqdm(total=num_images, desc=what, unit="image", delay=1.0) as bar:
-        for block in blocks:
-            yield block
-            bar.update(block.shape[1])
-
-
-def _from_z1(of_sites: Mapping[str, Any]) -> dict[str, Any]:
-    """The same from z1, nearest the data, up: z2 before z10."""
-    return dict(sorted(of_sites.items(), key=lambda item: (len(item[0]), item[0])))
 
 
 def _runs_in(path: Path) -> list[Run]:

@@ -1,0 +1,149 @@
+"""One evaluation of a run: the likelihood, the checks asked for, and all of it kept in its folder.
+
+RUN/evaluation.json     the summary (`evaluation.summary`) and each check's numbers
+RUN/evaluation.nc       every array: the likelihood's at the root, a group for each check
+"""
+
+from __future__ import annotations
+
+__all__ = ["chosen", "evaluate", "text"]
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ppl_vae import judging
+from ppl_vae.judging import Finding, Subject
+from ppl_vae.overrides import override
+from ppl_vae.recipes import DataSettings
+from ppl_vae.typed import checked_arguments
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from ppl_vae.runs import Run
+
+Chosen = dict[str, Any]
+"""{check: its settings}."""
+
+
+def chosen(names: Sequence[str], bounds: Sequence[str], changes: Sequence[str]) -> Chosen:
+    """The checks asked for and their settings, `--set check.key=value` in place.
+
+    Args:
+        names: of checks, each text perhaps several with commas between.
+        bounds: names of checks that bound the likelihood.
+        changes: as on the command line.
+
+    Raises:
+        UsageError: an unknown check or setting, or a setting of a check not asked for.
+    """
+    wanted = [name.strip() for text in names for name in text.split(",")] + list(bounds)
+    modules = {name: judging.check(name) for name in dict.fromkeys(wanted)}
+    known = {name: list(module.Settings.__dataclass_fields__) for name, module in modules.items()}
+    tree = override({name: {} for name in modules}, changes, known)
+    return {
+        name: module.Settings(**checked_arguments(module.Settings, tree[name], name))
+        for name, module in modules.items()
+    }
+
+
+def evaluate(
+    run: Run,
+    subject: Subject,
+    num_samples: int,
+    chosen: Chosen,
+    data: DataSettings,
+    about: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Measure, keep, and give the summary that `--json` prints.
+
+    Args:
+        run: whose folder keeps it.
+        num_samples: K of the importance-weighted bound.
+        chosen: see `chosen`.
+        data: the recipe's, for the protocol.
+        about: what names the run in tables.
+    """
+    from evaluation import summary
+
+    likelihood = _likelihood(subject, num_samples)
+    findings = [judging.check(name).judge(subject, sets) for name, sets in chosen.items()]
+    told = summary(
+        likelihood,
+        **_by_site(subject),
+        data=data.name,
+        binarisation=data.binarization,
+        split="test",
+        **about,
+    )
+    if findings:
+        told["checks"] = {finding.name: finding.told for finding in findings}
+    _keep(run, likelihood, findings, told)
+    return told
+
+
+def text(told: Mapping[str, Any]) -> str:
+    """The summary as tables for a terminal."""
+    from evaluation import table
+
+    return table([told])
+
+
+def _likelihood(subject: Subject, num_samples: int) -> xr.Dataset:
+    from evaluation import importance_weighted_nll
+
+    images = subject.images
+    blocks = subject.programs.stream_log_weights(
+        *subject.pair, images, num_samples, **subject.drawn
+    )
+    return importance_weighted_nll(
+        _progress(blocks, len(images), f"L_{num_samples}"), num_dims=int(np.prod(images.x_shape))
+    )
+
+
+def _by_site(subject: Subject) -> dict[str, Any]:
+    """Divergences and active units by site, z1 first."""
+    from evaluation import active_units
+
+    programs, images, drawn = subject.programs, subject.images, subject.drawn
+    kl = programs.site_terms(*subject.pair, images, **drawn)["kl"]
+    # Twice: what two draws of the sites above have in common is the image's doing.
+    moments, again = (
+        programs.posterior_moments(*subject.pair, images, **{**drawn, "seed": seed})
+        for seed in (subject.seed, subject.seed + 1)
+    )
+    units = active_units(_from_z1(moments), again=_from_z1(again))
+    return {"kl": _from_z1(kl), "active_units": units}
+
+
+def _keep(
+    run: Run, likelihood: xr.Dataset, findings: Sequence[Finding], told: Mapping[str, Any]
+) -> None:
+    """evaluation.nc and evaluation.json in the run's folder, each whole or not at all."""
+    import xarray as xr
+
+    from ppl_vae.runs import write_atomically
+
+    tree = xr.DataTree(likelihood)
+    for finding in findings:
+        data = finding.data
+        tree[finding.name] = data if isinstance(data, xr.DataTree) else xr.DataTree(data)
+    write_atomically(run.path / "evaluation.nc", bytes(tree.to_netcdf(engine="h5netcdf")))
+    write_atomically(run.path / "evaluation.json", json.dumps(told, indent=2).encode())
+
+
+def _progress(blocks: Iterable[Any], num_images: int, what: str) -> Iterator[Any]:
+    from tqdm import tqdm
+
+    with tqdm(total=num_images, desc=what, unit="image", delay=1.0) as bar:
+        for block in blocks:
+            yield block
+            bar.update(block.shape[1])
+
+
+def _from_z1(of_sites: Mapping[str, Any]) -> dict[str, Any]:
+    """The same from z1, nearest the data, up: z2 before z10."""
+    return dict(sorted(of_sites.items(), key=lambda item: (len(item[0]), item[0])))

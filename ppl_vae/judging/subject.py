@@ -1,0 +1,75 @@
+"""What is judged, and what a check found."""
+
+from __future__ import annotations
+
+__all__ = ["Finding", "Subject"]
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ppl_vae.typed import room
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from evaluation.page import Chapter
+    from ppl_vae.data import Dataset, Images
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A trained pair in one PPL, and the images that it is asked about.
+
+    Attributes:
+        model, guide: in evaluation mode.
+        ppl: "pyro" or "numpyro".
+        images: those asked about, the first of the test split.
+        figures: folder for pictures.
+        data: the whole data set, where a check needs training images, labels or factors.
+        history: of training (`ppl_vae.loop`), or None.
+        params: what `fit` learned for plain functions.
+        seed, batch_norm: of every draw (`ppl_vae.<ppl>.asking`).
+    """
+
+    model: Any
+    guide: Any
+    ppl: str
+    images: Images
+    figures: Path
+    data: Dataset | None = None
+    history: xr.Dataset | None = None
+    params: dict[str, Any] | None = None
+    seed: int = 0
+    batch_norm: str = "running"
+
+    @property
+    def programs(self) -> Any:
+        """`ppl_vae.<ppl>`: the public calls."""
+        return room(self.ppl)
+
+    @property
+    def pair(self) -> tuple[Any, Any]:
+        return self.model, self.guide
+
+    @property
+    def drawn(self) -> dict[str, Any]:
+        """Keywords that every draw from the pair takes."""
+        return {"seed": self.seed, "batch_norm": self.batch_norm, "params": self.params}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check found.
+
+    Attributes:
+        name: of the check, its group in evaluation.nc and its key in the JSON.
+        data: named axes, units in the attributes.
+        told: a few plain numbers for the JSON.
+        chapter: for the report.
+    """
+
+    name: str
+    data: xr.Dataset | xr.DataTree
+    chapter: Chapter
+    told: dict[str, Any] = field(default_factory=dict)
