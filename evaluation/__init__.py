@@ -1,6 +1,6 @@
 """How good a model and its guide are: likelihood, latents, disentanglement, figures.
 
-Works on log weights, posterior draws and posterior means as numpy and xarray, with neither torch nor jax, so that
+Works on log weights and posterior draws as numpy and xarray, with neither torch nor jax, so that
 both PPLs are judged by the same code.
 """
 

@@ -22,8 +22,9 @@ class Coded:
 
     Attributes:
         codes: (images, units) float64, each unit of mean 0 and deviation 1 over images (0 where it
-            is constant), so that no metric sees its scale; in an order of units that no
-            permutation changes, so that ties in a fit do not either.
+            is constant), so that no metric sees its scale; units in an order, and with signs,
+            that come from their own moments, so that permuting or flipping them changes nothing,
+            not even how a fit breaks ties.
         classes: (images, factors), each factor's values as 0, 1, …, sorted.
         counts: values that each factor takes.
         position: (units,) where each of the given units stands in `codes`.
@@ -74,7 +75,7 @@ def coded(codes: Any, factors: Any, *, units: int = 1) -> Coded:
             f"factors: factor {counts.index(1)} has one value in all images: leave it out"
         )
     z = _standardised(z)
-    # Even moments know neither order nor sign of the units.
+    z = z * np.where((z**3).sum(axis=0) < 0, -1.0, 1.0)
     order = np.lexsort(((z**6).sum(axis=0), (z**4).sum(axis=0)))
     classes = np.stack([inverse for _, inverse in uniques], axis=1)
     return Coded(z[:, order], classes, counts, np.argsort(order))

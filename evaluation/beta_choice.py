@@ -40,12 +40,10 @@ def choose_beta(few: xr.DataArray, rest: xr.DataArray) -> xr.Dataset:
             raise UsageError(
                 f"{name}: expected finite scores over beta_norm and seed, came {dict(scores.sizes)}"
             )
-    if not (
-        np.array_equal(few.beta_norm, rest.beta_norm) and np.array_equal(few.seed, rest.seed)
-    ):
+    if not (np.array_equal(few.beta_norm, rest.beta_norm) and np.array_equal(few.seed, rest.seed)):
         raise UsageError("few, rest: expected the same beta_norm and seeds: score the same models")
     on_few, on_rest = few.mean("seed"), rest.mean("seed")
-    chosen, best = (mean.beta_norm[int(mean.argmax())] for mean in (on_few, on_rest))
+    chosen, best = (mean.beta_norm[int(np.argmax(mean.values))] for mean in (on_few, on_rest))
     at_chosen = rest.sel(beta_norm=chosen)
     ddof = 1 if rest.sizes["seed"] > 1 else 0
     score, best_score = float(at_chosen.mean()), float(on_rest.max())

@@ -32,8 +32,8 @@ def units_by_factor(found: xr.Dataset, path: str | Path) -> Path:
     """Mutual information of every unit and factor, as a share of the factor's entropy.
 
     Args:
-        found: what `evaluation.disentanglement_scores` gives; of more than 40 units those are shown that
-            know most of any factor.
+        found: what `evaluation.disentanglement_scores` gives; of more than 40 units those are
+            shown that know most of any factor.
         path: of the PNG.
     """
     share = (found.mutual_information / found.entropy).transpose("factor", "unit")

@@ -89,8 +89,8 @@ def factor_vae_score(
         num_test: fresh votes to judge.
 
     Returns:
-        Share of fresh votes told right, in [0, 1]; chance is one over the number of factors. 0 units
-        that vary are a code that knows nothing: chance.
+        Share of fresh votes told right, in [0, 1]; chance is one over the number of factors, and
+        what a code without any unit that varies scores.
 
     Reference: Kim & Mnih 2018, Disentangling by factorising, section 4.
     """

@@ -1,8 +1,8 @@
 """How far single units hold single factors of the data, by six published metrics.
 
 Codes are the posterior means of the units asked for. Those of a site below others hang on the draws
-above it, so they are averaged over a few. Needs a data set with true factors; with the default
-settings and 10,000 images of ten units, about a minute on one core and most of it DCI's.
+above it, so they are averaged over a few. Images are drawn from the whole test split, because the
+first ones of a set in its grid's order share their factors. Needs a data set with true factors.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ppl_vae.data import Factors
+from ppl_vae.data import Factors, Images
 from ppl_vae.errors import UsageError, nearest
 from ppl_vae.judging.subject import Finding, Subject
 
@@ -32,7 +32,7 @@ class Settings:
 
     Args:
         sites: "all", or names with commas between, such as "z1".
-        images: of those that the run is evaluated on, at most so many, drawn at random.
+        images: of the test split, at most so many, drawn at random.
         passes: draws of the sites above that means are averaged over; one where there is one site.
         shuffles: orders of the images that the chance level is averaged over.
     """
@@ -56,22 +56,20 @@ def judge(subject: Subject, settings: Settings) -> Finding:
     """
     from evaluation.disentanglement import disentanglement_scores
 
-    factors = subject.images.factors
+    images = _images(subject, settings.images)
+    factors = images.factors
     if factors is None:
         name = subject.data.name if subject.data else "this one"
         raise UsageError(
             f"{NAME}: expected a data set with true factors, came {name}, which has none: "
             "train and evaluate on sprites (drawn here) or dsprites (downloaded)"
         )
-    codes, units = _codes(subject, settings)
+    codes, units = _codes(subject, images, settings)
     varying = [k for k in range(len(factors.names)) if np.ptp(factors.classes[:, k]) > 0]
     names = [factors.names[k] for k in varying]
-    rows = np.arange(len(codes))
-    if len(rows) > settings.images:
-        rows = np.sort(np.random.default_rng(subject.seed).permutation(rows)[: settings.images])
     found = disentanglement_scores(
-        codes[rows],
-        factors.classes[rows][:, varying],
+        codes,
+        factors.classes[:, varying],
         names=names,
         categorical=[k for k, name in enumerate(names) if name in factors.categorical],
         units=units,
@@ -82,20 +80,23 @@ def judge(subject: Subject, settings: Settings) -> Finding:
     return Finding(NAME, found, _chapter(subject, settings, found, factors), told)
 
 
-def _codes(subject: Subject, settings: Settings) -> tuple[Codes, list[str]]:
+def _images(subject: Subject, most: int) -> Images:
+    every = subject.data.test if subject.data else subject.images
+    if len(every) <= most:
+        return every
+    return every[np.sort(np.random.default_rng(subject.seed).permutation(len(every))[:most])]
+
+
+def _codes(subject: Subject, images: Images, settings: Settings) -> tuple[Codes, list[str]]:
     """(images, units) posterior means of the sites asked for, and the units' names."""
     programs, drawn = subject.programs, subject.drawn
     seeds = range(subject.seed, subject.seed + settings.passes)
-    moments = programs.posterior_moments(
-        *subject.pair, subject.images, **{**drawn, "seed": seeds[0]}
-    )
+    moments = programs.posterior_moments(*subject.pair, images, **{**drawn, "seed": seeds[0]})
     sites = _sites(settings.sites, moments)
     means = {site: np.asarray(moments[site][0], dtype=np.float64) for site in sites}
     if len(moments) > 1:
         for seed in seeds[1:]:
-            again = programs.posterior_moments(
-                *subject.pair, subject.images, **{**drawn, "seed": seed}
-            )
+            again = programs.posterior_moments(*subject.pair, images, **{**drawn, "seed": seed})
             means = {site: mean + np.asarray(again[site][0]) for site, mean in means.items()}
         means = {site: mean / len(seeds) for site, mean in means.items()}
     flat = {site: mean.reshape(len(mean), -1) for site, mean in means.items()}
