@@ -181,7 +181,7 @@ def _write(options: argparse.Namespace, pieces: Sequence[Piece]) -> None:
     sweep = summarised(pieces)
     choices = {
         str(metric): {
-            name: float(value)
+            str(name): float(value)
             for name, value in choose_beta(
                 sweep.few.sel(choice=metric), sweep.rest.sel(choice=metric)
             ).data_vars.items()

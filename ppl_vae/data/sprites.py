@@ -38,13 +38,16 @@ NAMES = ("shape", "scale", "orientation", "x", "y")
 GRID = (3, 5, 8, 12, 12)
 """Values that each factor takes: 17,280 images in all."""
 
+SIZE = 32
+"""Side of the images, unless another is asked for."""
+
 SOURCE = Source(
     title="Sprites",
     url="ppl_vae/data/sprites.py",
     licence="Apache-2.0 (this project)",
     citation="this project, after Matthey, Higgins, Hassabis & Lerchner 2017, dSprites",
     split="15,552 / 1,728 (ours, drawn once)",
-    size=(1, 32, 32),
+    size=(1, SIZE, SIZE),
     num_levels=2,
     checksum="none needed: drawn by the code",
 )
@@ -66,7 +69,7 @@ def read(path: str | Path | None = None, *, image_size: int | None = None) -> tu
             "or take 'dsprites' for the files of that set"
         )
     every = factors()
-    pixels = render(every.values, SOURCE.size[1] if image_size is None else image_size)
+    pixels = render(every.values, SIZE if image_size is None else image_size)
     images = Images(pixels[:, None], every.classes[:, 0], "static", every)
     train, test = split_positions(len(images), len(images) // 10)
     # In the grid's order the first test images would all be squares.
@@ -100,7 +103,7 @@ def factors(grid: tuple[int, ...] = GRID) -> Factors:
     return Factors(NAMES, classes.astype(np.int64), np.stack(columns, axis=1), ("shape",))
 
 
-def render(values: Values, size: int = 32) -> Array:
+def render(values: Values, size: int = SIZE) -> Array:
     """Images (n, size, size) of 0 and 1 from factor values (n, 5) in the order of `NAMES`.
 
     Args:

@@ -118,13 +118,13 @@ def _sites(asked: str, known: dict[str, Any]) -> list[str]:
 
 
 def _chapter(subject: Subject, settings: Settings, found: xr.Dataset, factors: Factors) -> Any:
-    from evaluation.comparison import Number
+    from evaluation.comparison import Number, Row
     from evaluation.disentanglement import METRICS
     from evaluation.disentanglement_figures import TITLES, units_by_factor
     from evaluation.page import Chapter, Picture, Table
 
     path = units_by_factor(found, subject.figures / "disentanglement.png")
-    rows = []
+    rows: list[Row] = []
     for name in found.metric.values:
         score, chance, sd = (
             float(found[key].sel(metric=name)) for key in ("score", "chance", "chance_sd")
