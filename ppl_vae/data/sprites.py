@@ -111,8 +111,9 @@ def render(values: Values, size: int = SIZE) -> Array:
             in [0, 1].
         size: side in pixels, at least 8.
 
-    >>> print(*("".join(".#"[i] for i in row) for row in render(np.array([[0, 1, 0, 0, 1]]), 8)[0]))
-    ........ ........ ........ ........ ........ .##..... .##..... ........
+    >>> low_on_the_left = render(np.array([[0, 1.0, 0, 0, 1]]), size=8)[0]
+    >>> low_on_the_left.sum(axis=1).tolist(), low_on_the_left.sum(axis=0).tolist()
+    ([0, 0, 0, 0, 0, 2, 2, 0], [0, 2, 2, 0, 0, 0, 0, 0])
     """
     if isinstance(size, bool) or size < _SMALLEST:
         raise UsageError(
