@@ -2,8 +2,8 @@
 
 Codes are the posterior means of the units asked for. Those of a site below others hang on the draws
 above it, so they are averaged over a few. Images are drawn from the whole test split, because the
-first ones of a set in its grid's order share their factors. Needs a data set with true factors. With
-the default settings, 10,000 images and ten units it takes about 20 s of one core.
+first ones of a set in its grid's order share their factors. Needs a data set with true factors.
+With the default settings, 10,000 images and ten units it takes about 20 s of one core.
 """
 
 from __future__ import annotations
