@@ -34,7 +34,7 @@ from ppl_vae.typed import room
 
 RESULTS = Path(__file__).parent / "results" / "beta_sweep.json"
 FIGURE = Path(__file__).parent.parent / "docs" / "figures" / "beta-sweep.png"
-BETAS = (0.004, 0.04, 0.12, 0.4, 1.2)
+BETAS = (0.004, 0.04, 0.07, 0.12, 0.2, 0.4, 1.2)
 CHOOSE_BY = ("higgins", "factor_vae", "mig")
 Piece = dict[str, Any]
 

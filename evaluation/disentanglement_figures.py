@@ -74,7 +74,7 @@ def beta_sweep(
             top.plot(sweep.beta_norm, part.chance.mean("seed"), ":", color=colour, lw=1)
         top.set_title("Disentanglement (dotted: chance)")
         top.set_ylabel("score, 1 at best")
-        top.set_ylim(0, 1.03)
+        top.set_ylim(-0.02, 1.03)
         top.legend()
         _band(bottom, sweep.log_likelihood, GREY, None)
         bottom.set_title("Reconstruction, log p(x | z)")
