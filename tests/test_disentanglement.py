@@ -367,7 +367,7 @@ def test_sweep_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.CaptureFi
     arguments = [
         "--ppl", "pyro", "--betas", "0.02", "0.5", "--seeds", "1",
         "--set", "training.epochs=1", "--set", "training.batch_size=512",
-        "--set", "data.image_size=8", "--set", "model.init_args.hidden=[16]", "--set", "model.init_args.latent=3",
+        "--set", "data.image_size=8", "--set", "model.init_args={latent: 3, hidden: [16]}",
         "--out", str(tmp_path / "parts"),
         "--results", str(tmp_path / "sweep.json"), "--figure", str(tmp_path / "sweep.png"),
     ]  # fmt: skip
