@@ -47,7 +47,7 @@ class DataSettings:
         valid: images held out from the end of the training split; 0 for none.
         path: a folder of images or a .npy / .npz file, for the sets of one's own.
         seed: of what is drawn once: the binarisation of validation and test images.
-        image_size: side that the images of a folder are brought to.
+        image_size: side that the images of a folder are brought to, or sprites drawn at.
     """
 
     name: str

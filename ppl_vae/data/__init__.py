@@ -25,6 +25,7 @@ from ppl_vae.data import (
     folder,
     mnist,
     omniglot,
+    sprites,
 )
 from ppl_vae.data.binarization import check_seed
 from ppl_vae.data.images import BINARIZATIONS, Dataset, Factors, Images, Source
@@ -41,6 +42,7 @@ _READERS = {
     "npy": arrays,
     "npz": arrays,
     "omniglot": omniglot,
+    "sprites": sprites,
 }
 
 
@@ -82,7 +84,8 @@ def load(
         path: for "folder", "npy" and "npz" what to read; for the others a folder that holds their
             files, searched in place of `PPL_VAE_DATA`, the cache and the network.
         seed: of the draws that are made once: test images take `seed`, the others `seed` + 1.
-        image_size: for "folder", the side in pixels to crop and rescale images to.
+        image_size: for "folder", the side in pixels to crop and rescale images to; for "sprites",
+            the side to draw them at.
 
     Raises:
         UsageError: unknown name, impossible request, missing or damaged files; one line with the
@@ -105,9 +108,10 @@ def _check_request(
             f"{nearest(str(binarization), BINARIZATIONS)}"
         )
     check_seed(seed)
-    if image_size is not None and name != "folder":
+    if image_size is not None and name not in ("folder", "sprites"):
         raise UsageError(
-            f"image_size: expected none for {name!r}, came {image_size}: only 'folder' rescales"
+            f"image_size: expected none for {name!r}, came {image_size}: only 'folder' rescales, "
+            "and 'sprites' are drawn at any size"
         )
     if about.size is not None:
         _check_grey(name, about.size[0], binarization)
@@ -118,6 +122,8 @@ def _read(
 ) -> tuple[Images, Images]:
     if name == "folder":
         return folder.read(path, image_size=image_size)
+    if name == "sprites":
+        return sprites.read(path, image_size=image_size)
     if (name, binarization) == ("mnist", "static"):
         return mnist.read_static(path)
     return _READERS[name].read(path)

@@ -73,7 +73,7 @@ def read(path: str | Path | None = None, *, grid: tuple[int, ...] = GRID) -> tup
         raise bad_file(file.path, "pixels of 0 and 1", int(pixels.max()), file.remedy)
     train, test = split_positions(count, count // 10)
     train.sort()
-    factors = Factors(FACTORS, classes, values)
+    factors = Factors(FACTORS, classes, values, ("color", "shape"))
     kept = pixels[test][:, None]
     return (
         Images(_compact(pixels, train)[:, None], classes[train, 1], "static", factors[train]),

@@ -62,14 +62,16 @@ class Factors:
         names: one name per factor.
         classes: (n, factors) int64, index of the value on its grid.
         values: (n, factors) float64, the value itself.
+        categorical: names of those whose values have no order, such as shapes.
     """
 
     names: tuple[str, ...]
     classes: Labels
     values: npt.NDArray[np.float64]
+    categorical: tuple[str, ...] = ()
 
     def __getitem__(self, index: Index) -> Factors:
-        return Factors(self.names, self.classes[index], self.values[index])
+        return Factors(self.names, self.classes[index], self.values[index], self.categorical)
 
 
 @dataclass(frozen=True, eq=False)

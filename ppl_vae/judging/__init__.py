@@ -19,7 +19,9 @@ from types import ModuleType
 from ppl_vae.errors import UsageError, nearest
 from ppl_vae.judging.subject import Finding, Subject
 
-CHECKS: dict[str, str] = {}
+CHECKS: dict[str, str] = {
+    "disentanglement": "which unit holds which true factor: six metrics (sprites, dsprites)",
+}
 """{name: what it tells} of the checks that `ppl-vae evaluate --check` takes."""
 
 
