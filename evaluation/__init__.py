@@ -8,6 +8,7 @@ from __future__ import annotations
 
 __all__ = [
     "active_units",
+    "calibration",
     "choose_beta",
     "compare",
     "dci",
@@ -18,6 +19,7 @@ __all__ = [
     "importance_weighted_nll",
     "modularity",
     "mutual_information_gap",
+    "plot_calibration",
     "sampled",
     "sap_score",
     "summary",
@@ -26,6 +28,7 @@ __all__ = [
 
 from evaluation import figures
 from evaluation.beta_choice import choose_beta
+from evaluation.calibration import calibration, plot_calibration
 from evaluation.disentanglement import disentanglement_scores, sampled
 from evaluation.factor_information import modularity, mutual_information_gap
 from evaluation.factor_regression import dci, sap_score

@@ -2,6 +2,7 @@
 
 from ppl_vae.numpyro.bind import bind
 from ppl_vae.numpyro.build import build
+from ppl_vae.numpyro.calibration import calibration_ranks
 from ppl_vae.numpyro.distributions import DiscretizedLogistic
 from ppl_vae.numpyro.guide import Guide, Site, data_shape, latent_sites
 from ppl_vae.numpyro.inference import (
@@ -12,6 +13,7 @@ from ppl_vae.numpyro.inference import (
 )
 from ppl_vae.numpyro.likelihoods import Likelihood
 from ppl_vae.numpyro.objective import Objective, Terms
+from ppl_vae.numpyro.replay import log_densities, pixel_log_likelihood, replicates
 from ppl_vae.numpyro.sampling import posterior_sample, reconstruct, sample, temperature
 from ppl_vae.numpyro.training import fit
 from ppl_vae.numpyro.weights import load_state, state
@@ -25,14 +27,18 @@ __all__ = [
     "Terms",
     "bind",
     "build",
+    "calibration_ranks",
     "data_shape",
     "fit",
     "latent_sites",
     "load_state",
+    "log_densities",
     "log_weights",
+    "pixel_log_likelihood",
     "posterior_moments",
     "posterior_sample",
     "reconstruct",
+    "replicates",
     "sample",
     "site_terms",
     "state",

@@ -2,6 +2,7 @@
 
 from ppl_vae.pyro.bind import bind
 from ppl_vae.pyro.build import build
+from ppl_vae.pyro.calibration import calibration_ranks
 from ppl_vae.pyro.distributions import DiscretizedLogistic
 from ppl_vae.pyro.guide import Guide, Site, data_shape, latent_sites
 from ppl_vae.pyro.inference import (
@@ -12,6 +13,7 @@ from ppl_vae.pyro.inference import (
 )
 from ppl_vae.pyro.likelihoods import Likelihood
 from ppl_vae.pyro.objective import Objective, Terms
+from ppl_vae.pyro.replay import log_densities, pixel_log_likelihood, replicates
 from ppl_vae.pyro.sampling import posterior_sample, reconstruct, sample, temperature
 from ppl_vae.pyro.training import fit
 from ppl_vae.pyro.weights import load_state, state
@@ -25,14 +27,18 @@ __all__ = [
     "Terms",
     "bind",
     "build",
+    "calibration_ranks",
     "data_shape",
     "fit",
     "latent_sites",
     "load_state",
+    "log_densities",
     "log_weights",
+    "pixel_log_likelihood",
     "posterior_moments",
     "posterior_sample",
     "reconstruct",
+    "replicates",
     "sample",
     "site_terms",
     "state",
