@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ["drawn", "keyword"]
+__all__ = ["drawn"]
 
-import inspect
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from evaluation._canvas import save
-
-
-def keyword(
-    function: Callable[..., Any], *, old: Mapping[str, Any], new: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The arguments in `new` where the function takes all of them, else those in `old`."""
-    known = inspect.signature(function).parameters
-    return dict(new if all(name in known for name in new) else old)
+from evaluation._canvas import _STYLE, save
 
 
 def drawn(
@@ -37,7 +28,8 @@ def drawn(
     from matplotlib import pyplot as plt
 
     kwargs["figure_kwargs"] = {"figsize": size, **kwargs.get("figure_kwargs", {})}
-    with plt.rc_context({"font.size": 9, "axes.titlesize": 9.5, "axes.labelsize": 9}):
+    style = {**_STYLE, "figure.constrained_layout.use": True, "axes.titlesize": 10}
+    with plt.rc_context(style):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of layouts that give up room
             collection = plot(*args, backend="matplotlib", **kwargs)

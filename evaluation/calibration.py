@@ -22,8 +22,9 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from evaluation._arviz import drawn, keyword
-from evaluation.ranks import holm, uniformity_p_values
+from evaluation._arviz import drawn
+from evaluation._canvas import BLUE, GREY
+from evaluation.ranks import holm, simultaneous_band, uniformity_p_values
 from ppl_vae.errors import UsageError
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -142,24 +143,40 @@ def plot_calibration(
     for name in [LOG_LIKELIHOOD, *order[:limit]]:
         one = result.sel(quantity=name)
         pit = (one["rank"].values + rng.uniform(size=one.sizes["simulation"])) / (num_draws + 1)
-        title = f"{name}\np = {_written(float(one['p_value']))}"
+        title = f"{name}, p = {_written(float(one['p_value']))}"
         values[title] = (("chain", "draw"), pit[None])
     tree = xr.DataTree.from_dict({"prior_sbc": xr.Dataset(values)})
-    prob = 1 - result.attrs["level"]
     columns = min(3, len(values))
-    bands = keyword(
-        plot_ecdf_pit,
-        old={"ci_prob": prob},
-        new={"envelope_prob": prob, "method": "envelope"},
-    )
+    # arviz-plots 1.x has no band of this kind any more, and 0.8 simulates it: here it is exact.
+    hidden = ("credible_interval", "suspicious_points", "p_value_text")
     return drawn(
         path,
         plot_ecdf_pit,
         tree,
         size=(3.1 * columns, 2.6 * -(-len(values) // columns)),
+        change=lambda figure: _draw_band(figure, result, len(values)),
         col_wrap=columns,
-        **bands,
+        visuals={
+            **dict.fromkeys(hidden, False),
+            "ecdf_lines": {"color": BLUE},
+            "xlabel": {"text": "rank / (draws + 1)"},
+            "ylabel": {"text": "ECDF less uniform"},
+            "remove_axis": False,
+        },
     )
+
+
+def _draw_band(figure: Any, result: xr.Dataset, panels: int) -> None:
+    """The simultaneous band of uniform ranks, behind the curve of each panel."""
+    t, lower, upper = simultaneous_band(
+        result.attrs["num_simulations"], result.attrs["num_draws"], result.attrs["level"]
+    )
+    t, lower, upper = (np.concatenate([[0.0], a, [1.0]]) for a in (t, lower, upper))
+    for axes in figure.axes[:panels]:
+        axes.fill_between(t, lower - t, upper - t, color=GREY, alpha=0.18, linewidth=0)
+        curves = [np.abs(line.get_ydata()).max() for line in axes.lines if len(line.get_ydata())]
+        highest = 1.1 * max([np.abs(upper - t).max(), *curves])
+        axes.set_ylim(-highest, highest)
 
 
 def _quantities(ranks: Mapping[str, Any]) -> list[_Quantity]:

@@ -15,7 +15,7 @@ inside is a forward recursion over j, whose steps are Poisson given their sum S.
 
 from __future__ import annotations
 
-__all__ = ["holm", "uniformity_p_values"]
+__all__ = ["holm", "simultaneous_band", "uniformity_p_values"]
 
 from functools import lru_cache
 from typing import Any, TypeAlias
@@ -66,6 +66,24 @@ def uniformity_p_values(ranks: Any, num_draws: int) -> Array:
     return np.array([_p_value(tail, len(ranks), num_draws) for tail in seen])[index]
 
 
+def simultaneous_band(
+    num_simulations: int, num_draws: int, level: float
+) -> tuple[Array, Array, Array]:
+    """(t, lower, upper), each (num_draws,): the band that the test draws around the diagonal.
+
+    An ECDF of ranks leaves it at some t_j = j / (num_draws + 1) where its p-value is at most
+    `level`, and nowhere else.
+    """
+    low, high = -30.0, 0.0  # log10 of the binomial tail
+    for _ in range(50):
+        middle = (low + high) / 2
+        small = _p_value(10**middle, num_simulations, num_draws) <= level
+        low, high = (middle, high) if small else (low, middle)
+    lower, upper = _accepted(10**low, num_simulations, num_draws)
+    t = (np.arange(num_draws) + 1) / (num_draws + 1)
+    return t, lower / num_simulations, upper / num_simulations
+
+
 def holm(p_values: Any) -> Array:
     """Holm's adjusted p-values of one family: reject those up to α, whatever depends on what.
 
@@ -92,23 +110,27 @@ def _tails(num_simulations: int, num_draws: int) -> Array:
 
 def _p_value(tail: float, num_simulations: int, num_draws: int) -> float:
     """Probability that the smaller tail gets as small as `tail` somewhere along the path."""
-    inside = _tails(num_simulations, num_draws) > tail * (1 + ROUNDING)
     union = 2 * num_draws * tail
     if union < NEGLIGIBLE:
         return float(union)
-    if not inside.any(axis=1).all():  # some t_j has no count with larger tails
-        return 1.0
-    lower = inside.argmax(axis=1)
-    upper = num_simulations - inside[:, ::-1].argmax(axis=1)
+    lower, upper = _accepted(tail, num_simulations, num_draws)
     step = num_simulations / (num_draws + 1)
     poisson = stats.poisson(step).pmf(np.arange(num_simulations + 1))
     path, start = np.ones(1), 0
     for low, high in zip(lower, upper, strict=True):
         low = max(low, start)
-        if high < low:
+        if high < low:  # no count here has larger tails
             return 1.0
         path = np.convolve(path, poisson[: high - start + 1])[low - start : high - start + 1]
         start = low
     left = num_simulations - start - np.arange(len(path))
     stays = float(path @ poisson[left]) / float(stats.poisson(num_simulations).pmf(num_simulations))
     return float(np.clip(1.0 - stays, 0.0, min(union, 1.0)))
+
+
+def _accepted(tail: float, num_simulations: int, num_draws: int) -> tuple[Array, Array]:
+    """Lowest and highest count with tails larger than `tail` at each t_j; lower > upper if none."""
+    inside = _tails(num_simulations, num_draws) > tail * (1 + ROUNDING)
+    lower = np.where(inside.any(axis=1), inside.argmax(axis=1), 1)
+    upper = np.where(inside.any(axis=1), num_simulations - inside[:, ::-1].argmax(axis=1), 0)
+    return lower, upper
