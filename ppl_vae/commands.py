@@ -8,7 +8,7 @@ import json
 import shlex
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -78,6 +78,7 @@ def evaluate(args: Namespace) -> None:
         run.figures,
         data=data,
         history=run.history,
+        twin=_twin(args, run, recipe),
         seed=args.seed,
         batch_norm=args.batch_norm,
     )
@@ -175,6 +176,15 @@ def _loaded(args: Namespace, run: Run, ppl: str) -> tuple[Any, Any, str]:
 
     room(ppl)
     return *load(run, ppl, args.weights), run.weights(args.weights)[1]
+
+
+def _twin(args: Namespace, run: Run, recipe: Recipe) -> Callable[[], tuple[Any, Any]] | None:
+    """Gives the run's pair in NumPyro; None where a class is the user's own."""
+    from ppl_vae.runs import load
+
+    if any("." in part.class_path for part in (recipe.model, recipe.guide)):
+        return None
+    return lambda: load(run, "numpyro", args.weights)
 
 
 def _runs_in(path: Path) -> list[Run]:

@@ -21,6 +21,10 @@ from ppl_vae.judging.subject import Finding, Subject
 
 CHECKS: dict[str, str] = {
     "disentanglement": "which unit holds which true factor: six metrics (sprites, dsprites)",
+    "calibration": "ranks of simulated latents under the guide, a verdict for each site",
+    "nuts": "the guide's posterior beside that of Markov chains, for a few images",
+    "psis": "Pareto k by image, the worst images shown; pixels left out",
+    "predictive": "statistics of replicated images against the data's",
 }
 """{name: what it tells} of the checks that `ppl-vae evaluate --check` takes."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Finding", "Subject"]
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ class Subject:
         data: the whole data set, where a check needs training images, labels or factors.
         history: of training (`ppl_vae.loop`), or None.
         params: what `fit` learned for plain functions.
+        twin: gives the same pair in NumPyro, where its classes are in both PPLs.
         seed, batch_norm: of every draw (`ppl_vae.<ppl>.asking`).
     """
 
@@ -40,6 +42,7 @@ class Subject:
     data: Dataset | None = None
     history: xr.Dataset | None = None
     params: dict[str, Any] | None = None
+    twin: Callable[[], tuple[Any, Any]] | None = None
     seed: int = 0
     batch_norm: str = "running"
 

@@ -12,6 +12,7 @@ from ppl_vae.pyro.inference import (
     stream_log_weights,
 )
 from ppl_vae.pyro.likelihoods import Likelihood
+from ppl_vae.pyro.nuts import nuts
 from ppl_vae.pyro.objective import Objective, Terms
 from ppl_vae.pyro.replay import log_densities, pixel_log_likelihood, replicates
 from ppl_vae.pyro.sampling import posterior_sample, reconstruct, sample, temperature
@@ -34,6 +35,7 @@ __all__ = [
     "load_state",
     "log_densities",
     "log_weights",
+    "nuts",
     "pixel_log_likelihood",
     "posterior_moments",
     "posterior_sample",
