@@ -14,6 +14,7 @@ __all__ = [
     "reconstructions",
     "samples_over_time",
     "samples_with_neighbours",
+    "worst_images",
 ]
 
 import math
@@ -115,6 +116,37 @@ def samples_over_time(
     shown = [history[i] for i in sorted(set(steps.tolist()))]
     drawn = [_Row(_tiles(images, "images", columns), f"epoch {epoch}") for epoch, images in shown]
     return _draw(drawn, path, title or "Samples as training went on")
+
+
+def worst_images(
+    images: Array,
+    reconstructed: Array,
+    pareto_k: Array,
+    path: str | Path,
+    *,
+    places: Sequence[int] | None = None,
+    columns: int = 10,
+    title: str = "",
+) -> Path:
+    """Images by falling Pareto k, (n,), each above its reconstruction.
+
+    Below each pair stand its k and, in brackets, its place: `places`, or its position here.
+    """
+    k = np.asarray(pareto_k, dtype=np.float64)
+    if np.shape(images) != np.shape(reconstructed) or k.shape != (len(images),):
+        raise UsageError(
+            f"pareto_k: expected one k and one reconstruction for each of {len(images)} images, "
+            f"came shapes {k.shape} and {np.shape(reconstructed)}"
+        )
+    order = np.argsort(-k, kind="stable")  # NaN comes last
+    names = np.arange(len(k)) if places is None else np.asarray(places)
+    above, below = (
+        _tiles(np.asarray(images)[order], "images", len(k)),
+        _tiles(np.asarray(reconstructed)[order], "reconstructed", len(k)),
+    )
+    captions = [f"{k[i]:.2f} ({names[i]})" for i in order]
+    rows = _pairs(above, below, ("image", "reconstruction"), columns, captions)
+    return _draw(rows, path, title or "Images with the highest Pareto k", "k, and the place, below")
 
 
 def nearest_images(

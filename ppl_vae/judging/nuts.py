@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ppl_vae.errors import UsageError
+from ppl_vae.judging.choosing import chosen, once
 from ppl_vae.judging.subject import Finding, Subject
 from ppl_vae.typed import room
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from evaluation.page import Chapter
-    from ppl_vae.data import Images
 
 NAME = "nuts"
 
@@ -55,7 +54,7 @@ def judge(subject: Subject, settings: Settings) -> Finding:
         programs, pair, ppl = room("numpyro"), subject.twin(), "numpyro"
     chains = programs.nuts(
         *pair,
-        _chosen(subject.images, settings.images, subject.seed),
+        chosen(once(subject.images, subject.seed), settings.images, "nuts.images"),
         num_chains=settings.chains,
         num_warmup=settings.warmup,
         num_draws=settings.draws,
@@ -79,18 +78,6 @@ def judge(subject: Subject, settings: Settings) -> Finding:
         "ratio": _means(apart["ratio"]),
     }
     return Finding(NAME, tree, _chapter(gate, apart, told, pictures, settings), told)
-
-
-def _chosen(images: Images, places: tuple[int, ...], seed: int) -> Images:
-    """The images at `places`, binarised once."""
-    wrong = [place for place in places if not 0 <= place < len(images)]
-    if wrong or not places:
-        raise UsageError(
-            f"nuts.images: expected places from 0 to {len(images) - 1}, came {list(places)}: "
-            "choose among the images asked about, or ask about more (--images)"
-        )
-    chosen = images.fixed(seed) if images.binarization == "dynamic" else images
-    return chosen[np.array(places)]
 
 
 def _means(values: xr.DataArray) -> dict[str, float | None]:

@@ -14,7 +14,12 @@ from ppl_vae.numpyro.inference import (
 from ppl_vae.numpyro.likelihoods import Likelihood
 from ppl_vae.numpyro.nuts import nuts
 from ppl_vae.numpyro.objective import Objective, Terms
-from ppl_vae.numpyro.replay import log_densities, pixel_log_likelihood, replicates
+from ppl_vae.numpyro.replay import (
+    log_densities,
+    pixel_log_likelihood,
+    replicates,
+    weighted_draws,
+)
 from ppl_vae.numpyro.sampling import posterior_sample, reconstruct, sample, temperature
 from ppl_vae.numpyro.training import fit
 from ppl_vae.numpyro.weights import load_state, state
@@ -46,4 +51,5 @@ __all__ = [
     "state",
     "stream_log_weights",
     "temperature",
+    "weighted_draws",
 ]

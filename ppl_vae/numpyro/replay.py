@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["at", "densities", "log_densities", "pixel_log_likelihood", "replicates"]
+__all__ = [
+    "at", "densities", "log_densities", "pixel_log_likelihood", "replicates",
+    "weighted_draws",
+]  # fmt: skip
 
 from typing import Any
 
@@ -99,6 +102,40 @@ def replicates(
         keys = random.split(key, num_draws)
         draws = [np.asarray(draw(values, data.values, one, binarise)) for one in keys]
     return np.stack(draws)
+
+
+def weighted_draws(
+    model: Any,
+    guide: Any,
+    x: Any,
+    num_draws: int,
+    *,
+    params: dict[str, Any] | None = None,
+    seed: int = 0,
+    batch_norm: str = "running",
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """({site: (num_draws, n, …)} from the guide, (num_draws, n) of log p(x, z) - log q(z | x))."""
+    if num_draws < 1:
+        raise UsageError(f"num_draws: expected at least 1, came {num_draws}")
+    with asked(model, guide, x, params, seed, batch_norm) as (data, values, key):
+        images, key = prepared(data, data.values, key)
+
+        @jax.jit
+        def draw(values: Any, images: Array, rng_key: Any) -> Any:
+            with running(values, rng_key):
+                model_trace, guide_trace = traces(model, guide, images)
+            parts, n = densities(model_trace, len(images)), len(images)
+            log_q = [
+                per_datum(site["fn"].log_prob(site["value"]), site, n, guide_trace)
+                for site in guide_trace.values()
+                if site["type"] == "sample"
+            ]
+            z = {site: model_trace[site]["value"] for site in parts["log_prior"]}
+            return z, parts["log_likelihood"] + sum(parts["log_prior"].values()) - sum(log_q)
+
+        draws = [draw(values, images, one) for one in random.split(key, num_draws)]
+    latents = {site: np.stack([np.asarray(z[site]) for z, _ in draws]) for site in draws[0][0]}
+    return latents, np.stack([np.asarray(weight) for _, weight in draws])
 
 
 def at(model: Any, x: Array, latents: Latents) -> Any:

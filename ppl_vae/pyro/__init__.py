@@ -14,7 +14,12 @@ from ppl_vae.pyro.inference import (
 from ppl_vae.pyro.likelihoods import Likelihood
 from ppl_vae.pyro.nuts import nuts
 from ppl_vae.pyro.objective import Objective, Terms
-from ppl_vae.pyro.replay import log_densities, pixel_log_likelihood, replicates
+from ppl_vae.pyro.replay import (
+    log_densities,
+    pixel_log_likelihood,
+    replicates,
+    weighted_draws,
+)
 from ppl_vae.pyro.sampling import posterior_sample, reconstruct, sample, temperature
 from ppl_vae.pyro.training import fit
 from ppl_vae.pyro.weights import load_state, state
@@ -46,4 +51,5 @@ __all__ = [
     "state",
     "stream_log_weights",
     "temperature",
+    "weighted_draws",
 ]

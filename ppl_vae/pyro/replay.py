@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["at", "densities", "log_densities", "pixel_log_likelihood", "replicates"]
+__all__ = [
+    "at", "densities", "log_densities", "pixel_log_likelihood", "replicates",
+    "weighted_draws",
+]  # fmt: skip
 
 from typing import Any
 
@@ -94,6 +97,39 @@ def replicates(
             for _ in range(num_draws)
         ]
     return np.stack(draws)
+
+
+def weighted_draws(
+    model: Any,
+    guide: Any,
+    x: Any,
+    num_draws: int,
+    *,
+    params: dict[str, Any] | None = None,
+    seed: int = 0,
+    batch_norm: str = "running",
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """({site: (num_draws, n, …)} from the guide, (num_draws, n) of log p(x, z) - log q(z | x))."""
+    if num_draws < 1:
+        raise UsageError(f"num_draws: expected at least 1, came {num_draws}")
+    draws = []
+    with asked(model, guide, x, params, seed, batch_norm) as data:
+        images = data.batch(slice(None))
+        for _ in range(num_draws):
+            model_trace, guide_trace = traces(model, guide, images)
+            parts, n = densities(model_trace, len(images)), len(images)
+            log_q = [
+                per_datum(site["fn"].log_prob(site["value"]), site, n)
+                for site in guide_trace.nodes.values()
+                if site["type"] == "sample" and not site["is_observed"]
+            ]
+            z = {site: model_trace.nodes[site]["value"] for site in parts["log_prior"]}
+            log_p = parts["log_likelihood"] + sum(parts["log_prior"].values())
+            draws.append((z, log_p - sum(log_q)))
+    latents = {
+        site: torch.stack([z[site] for z, _ in draws]).cpu().numpy() for site in draws[0][0]
+    }
+    return latents, torch.stack([weight for _, weight in draws]).cpu().numpy()
 
 
 def at(model: Any, x: Tensor, latents: Latents) -> Any:
