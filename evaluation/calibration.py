@@ -51,9 +51,7 @@ class _Quantity(NamedTuple):
     ranks: Array
 
 
-def calibration(
-    ranks: Mapping[str, Any], num_draws: int, *, level: float = 0.01
-) -> xr.Dataset:
+def calibration(ranks: Mapping[str, Any], num_draws: int, *, level: float = 0.01) -> xr.Dataset:
     """Verdicts on a guide from ranks of simulated truths among its draws.
 
     Arguments:

@@ -213,19 +213,15 @@ def _as_chains(value: Any, num_chains: int) -> Array:
 
 def _sites(draws: Mapping[str, Any], names: Array) -> xr.Dataset:
     """(chain, draw, image, SITE_unit) of each site."""
-    sites = {}
+    found = xr.Dataset(coords={"image": names})
     for site, value in draws.items():
         array = np.asarray(value)
         array = array.reshape(*array.shape[:3], -1)
-        sites[site] = (("chain", "draw", "image", f"{site}_unit"), array, {"units": "latent unit"})
-    return xr.Dataset(sites, coords={"image": names}).assign_coords(
-        {d: np.arange(n) for d, n in _sizes(sites).items()}
-    )
-
-
-def _sizes(sites: Mapping[str, Any]) -> dict[str, int]:
-    return {d: n for dims, array, _ in sites.values() for d, n in zip(dims, array.shape, strict=True)
-            if d != "image"}  # fmt: skip
+        dims = ("chain", "draw", "image", f"{site}_unit")
+        found[site] = (dims, array, {"units": "latent unit"})
+        sizes = zip(dims, array.shape, strict=True)
+        found = found.assign_coords({d: np.arange(n) for d, n in sizes if d != "image"})
+    return found
 
 
 def _over_units(data: xr.Dataset, how: str) -> xr.DataArray:
@@ -234,7 +230,9 @@ def _over_units(data: xr.Dataset, how: str) -> xr.DataArray:
         getattr(data[site], how)(f"{site}_unit", skipna=False).drop_vars("site", errors="ignore")
         for site in data.data_vars
     ]
-    return xr.concat(parts, xr.DataArray([str(s) for s in data.data_vars], dims="site", name="site"))
+    return xr.concat(
+        parts, xr.DataArray([str(s) for s in data.data_vars], dims="site", name="site")
+    )
 
 
 def _attributes(name: str) -> dict[str, str]:

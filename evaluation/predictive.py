@@ -191,7 +191,6 @@ def plot_predictive(tree: xr.DataTree, path: str | Path) -> Path:
         visuals={
             "predictive_dist": {"color": BLUE, "alpha": 0.15},
             "observed_dist": {"color": "black"},
-            "observed_rug": False,
             "remove_axis": False,
         },
         change=lambda figure: _label(figure, columns),

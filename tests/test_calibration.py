@@ -37,7 +37,9 @@ def planted(guide: str, seed: int) -> dict[str, Any]:
     draws = noise
     if not prior:
         shifts = shift * np.sqrt(np.diag(m.covariance))
-        draws = (x - m.bias) @ m.gain.T + shifts + width * noise @ np.linalg.cholesky(m.covariance).T
+        draws = (
+            (x - m.bias) @ m.gain.T + shifts + width * noise @ np.linalg.cholesky(m.covariance).T
+        )
 
     def log_likelihood(z: Any) -> Any:
         return stats.norm(z @ m.weight.T + m.bias, m.noise).logpdf(x).sum(-1)

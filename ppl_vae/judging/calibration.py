@@ -103,7 +103,9 @@ def _chapter(data: xr.Dataset, told: dict[str, Any], picture: Any) -> Chapter:
         if failed
         else []
     )
-    note = "p after Holm's correction; rank mean and spread are means over units, 0.5 and 1 if exact"
+    note = (
+        "p after Holm's correction; rank mean and spread are means over units, 0.5 and 1 if exact"
+    )
     caption = (
         "ECDF of the ranks less the uniform one, log p(x | z) first, then the lowest p-values "
         f"(uncorrected); each band holds a uniform curve whole with probability "

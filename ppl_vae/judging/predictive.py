@@ -49,11 +49,9 @@ def judge(subject: Subject, settings: Settings) -> Finding:
     images = images.take(min(settings.images, len(images)))
     programs, drawn = subject.programs, subject.drawn
     posterior = programs.replicates(*subject.pair, images, settings.draws, **drawn)
-    prior = [
-        np.asarray(programs.sample(subject.model, len(images), **{**drawn, "seed": seed})["x"])
-        for seed in _seeds(subject.seed, settings.draws)
-    ]
-    tree = predictive_tree(images.images, posterior, np.stack(prior))
+    prior = programs.simulate(subject.model, settings.draws * len(images), **drawn)["x"]
+    prior = np.asarray(prior).reshape(settings.draws, *images.images.shape)
+    tree = predictive_tree(images.images, posterior, prior)
     p = predictive_p_values(tree)
     picture = plot_predictive(tree, subject.figures / "predictive.png")
     tree["p_values"] = xr.DataTree(p)
@@ -72,10 +70,6 @@ def judge(subject: Subject, settings: Settings) -> Finding:
         "p_same": {name: float(p["p_same"].sel(statistic=name)) for name in names},
     }
     return Finding(NAME, tree, _chapter(tree, p, told, picture), told)
-
-
-def _seeds(seed: int, count: int) -> list[int]:
-    return [int(state) for state in np.random.SeedSequence(seed).generate_state(count)]
 
 
 def _chapter(tree: xr.DataTree, p: xr.Dataset, told: dict[str, Any], picture: Any) -> Chapter:

@@ -18,6 +18,7 @@ from ppl_vae.numpyro.replay import (
     log_densities,
     pixel_log_likelihood,
     replicates,
+    simulate,
     weighted_draws,
 )
 from ppl_vae.numpyro.sampling import posterior_sample, reconstruct, sample, temperature
@@ -47,6 +48,7 @@ __all__ = [
     "reconstruct",
     "replicates",
     "sample",
+    "simulate",
     "site_terms",
     "state",
     "stream_log_weights",

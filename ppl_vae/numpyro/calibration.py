@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
-from numpyro import handlers
 from numpyro.infer.autoguide import AutoGuide
 
 from ppl_vae.numpyro.asking import asked, running
@@ -19,11 +18,8 @@ from ppl_vae.numpyro.bind import bind
 from ppl_vae.numpyro.guide import Guide
 from ppl_vae.numpyro.inference import ROWS, _repeated
 from ppl_vae.numpyro.objective import traces
-from ppl_vae.numpyro.replay import at, densities
-from ppl_vae.numpyro.sampling import _values
+from ppl_vae.numpyro.replay import IMAGES, at, densities, simulate
 from ppl_vae.ranking import ROUNDING, Counts, check_counts, flat, ranks
-
-IMAGES = 100  # simulated, and answered, at once
 
 
 def calibration_ranks(
@@ -62,7 +58,7 @@ def calibration_ranks(
         num_simulations, num_draws, type(guide).__name__ if isinstance(guide, AutoGuide) else ""
     )
     truth_seed, guide_seed, tie_seed = map(int, np.random.SeedSequence(seed).generate_state(3))
-    truth = _simulated(model, num_simulations, params, truth_seed, batch_norm)
+    truth = simulate(model, num_simulations, params=params, seed=truth_seed, batch_norm=batch_norm)
     x = truth.pop("x")
     size = min(num_simulations, IMAGES)
     chunks = math.ceil(num_draws * size / (block or ROWS))
@@ -85,23 +81,6 @@ def calibration_ranks(
             ]
             found.append(jax.tree.map(lambda *p: np.sum([np.asarray(a) for a in p], 0), *parts))
     return ranks(jax.tree.map(lambda *p: np.concatenate(p), *found), tie_seed)
-
-
-def _simulated(
-    model: Any, num: int, params: dict[str, Any] | None, seed: int, batch_norm: str
-) -> dict[str, Array]:
-    """{site: (num, …)} and "x", drawn from the model."""
-    with asked(model, None, None, params, seed, batch_norm) as (_, values, key):
-        size = min(num, IMAGES)
-
-        @jax.jit
-        def draw(values: Any, rng_key: Any) -> dict[str, Array]:
-            with running(values, rng_key):
-                return _values(handlers.trace(model).get_trace(n=size))
-
-        draws = [draw(values, one) for one in random.split(key, math.ceil(num / size))]
-    names = [name for name in draws[0] if name != "x_mean"]
-    return {name: jnp.concatenate([one[name] for one in draws])[:num] for name in names}
 
 
 def _counts(model: Any, guide: Any, x: Array, z: Any, repeats: int, left: Any) -> Counts:

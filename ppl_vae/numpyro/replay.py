@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 __all__ = [
-    "at", "densities", "log_densities", "pixel_log_likelihood", "replicates",
-    "weighted_draws",
+    "IMAGES", "at", "densities", "log_densities", "pixel_log_likelihood", "replicates",
+    "simulate", "weighted_draws",
 ]  # fmt: skip
 
+import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
 from numpyro import handlers
@@ -19,8 +21,11 @@ from ppl_vae.errors import UsageError
 from ppl_vae.numpyro.asking import asked, prepared, running
 from ppl_vae.numpyro.distributions import unwrapped
 from ppl_vae.numpyro.objective import per_datum, traces
+from ppl_vae.numpyro.sampling import _values
 
 Latents = dict[str, Any]
+
+IMAGES = 100  # simulated at once
 
 
 def log_densities(
@@ -73,6 +78,30 @@ def pixel_log_likelihood(
         return pixels.reshape(len(x), -1)
 
     return np.asarray(_each(found, model, guide, x, latents, params, seed, batch_norm))
+
+
+def simulate(
+    model: Any,
+    num: int,
+    *,
+    params: dict[str, Any] | None = None,
+    seed: int = 0,
+    batch_norm: str = "running",
+) -> dict[str, Array]:
+    """{site: (num, …)} and "x" (num, c, h, w) from the model, a hundred at a time."""
+    if num < 1:
+        raise UsageError(f"num: expected at least 1, came {num}")
+    with asked(model, None, None, params, seed, batch_norm) as (_, values, key):
+        size = min(num, IMAGES)
+
+        @jax.jit
+        def draw(values: Any, rng_key: Any) -> dict[str, Array]:
+            with running(values, rng_key):
+                return _values(handlers.trace(model).get_trace(n=size))
+
+        draws = [draw(values, one) for one in random.split(key, math.ceil(num / size))]
+    names = [name for name in draws[0] if name != "x_mean"]
+    return {name: jnp.concatenate([one[name] for one in draws])[:num] for name in names}
 
 
 def replicates(
@@ -190,6 +219,6 @@ def _each(
                 return fn(images, z)
 
         draws = len(next(iter(latents.values())))
-        z = {site: jax.numpy.asarray(value) for site, value in latents.items()}
+        z = {site: jnp.asarray(value) for site, value in latents.items()}
         parts = [run(values, images, {s: v[i] for s, v in z.items()}) for i in range(draws)]
     return jax.tree.map(lambda *arrays: np.stack([np.asarray(a) for a in arrays]), *parts)

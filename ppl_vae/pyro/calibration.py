@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from pyro import poutine
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -17,11 +16,8 @@ from ppl_vae.pyro.asking import asked, keeps_order
 from ppl_vae.pyro.guide import Guide
 from ppl_vae.pyro.inference import ROWS, _repeated
 from ppl_vae.pyro.objective import traces
-from ppl_vae.pyro.replay import at, densities
-from ppl_vae.pyro.sampling import _values
+from ppl_vae.pyro.replay import IMAGES, at, densities, simulate
 from ppl_vae.ranking import ROUNDING, Counts, check_counts, flat, ranks
-
-IMAGES = 100  # simulated, and answered, at once
 
 
 def calibration_ranks(
@@ -58,7 +54,7 @@ def calibration_ranks(
     """
     check_counts(num_simulations, num_draws, type(guide).__name__ if keeps_order(guide) else "")
     truth_seed, guide_seed, tie_seed = map(int, np.random.SeedSequence(seed).generate_state(3))
-    truth = _simulated(model, num_simulations, params, truth_seed, batch_norm)
+    truth = simulate(model, num_simulations, params=params, seed=truth_seed, batch_norm=batch_norm)
     x = truth.pop("x")
     size = min(num_simulations, IMAGES)
     chunks = math.ceil(num_draws * size / (block or ROWS))
@@ -75,17 +71,6 @@ def calibration_ranks(
             ]
             found.append(pytree.tree_map(lambda *p: sum(a.cpu().numpy() for a in p), *parts))
     return ranks(pytree.tree_map(lambda *p: np.concatenate(p), *found), tie_seed)
-
-
-def _simulated(
-    model: Any, num: int, params: dict[str, Any] | None, seed: int, batch_norm: str
-) -> dict[str, Tensor]:
-    """{site: (num, …)} and "x", drawn from the model."""
-    with asked(model, None, None, params, seed, batch_norm, lambda: model(n=IMAGES)):
-        sizes = [min(IMAGES, num - start) for start in range(0, num, IMAGES)]
-        draws = [_values(poutine.trace(model).get_trace(n=size)) for size in sizes]
-    names = [name for name in draws[0] if name != "x_mean"]
-    return {name: torch.cat([one[name] for one in draws]) for name in names}
 
 
 def _counts(model: Any, guide: Any, x: Tensor, z: Any, repeats: int) -> Counts:

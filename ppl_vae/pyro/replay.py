@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 __all__ = [
-    "at", "densities", "log_densities", "pixel_log_likelihood", "replicates",
-    "weighted_draws",
+    "IMAGES", "at", "densities", "log_densities", "pixel_log_likelihood", "replicates",
+    "simulate", "weighted_draws",
 ]  # fmt: skip
 
 from typing import Any
@@ -21,8 +21,11 @@ from ppl_vae.errors import UsageError
 from ppl_vae.pyro.asking import asked
 from ppl_vae.pyro.distributions import unwrapped
 from ppl_vae.pyro.objective import per_datum, traces
+from ppl_vae.pyro.sampling import _values
 
 Latents = dict[str, Any]
+
+IMAGES = 100  # simulated at once
 
 
 def log_densities(
@@ -77,6 +80,24 @@ def pixel_log_likelihood(
     return np.asarray(_each(found, model, guide, x, latents, params, seed, batch_norm))
 
 
+def simulate(
+    model: Any,
+    num: int,
+    *,
+    params: dict[str, Any] | None = None,
+    seed: int = 0,
+    batch_norm: str = "running",
+) -> dict[str, Tensor]:
+    """{site: (num, …)} and "x" (num, c, h, w) from the model, a hundred at a time."""
+    if num < 1:
+        raise UsageError(f"num: expected at least 1, came {num}")
+    with asked(model, None, None, params, seed, batch_norm, lambda: model(n=IMAGES)):
+        sizes = [min(IMAGES, num - start) for start in range(0, num, IMAGES)]
+        draws = [_values(poutine.trace(model).get_trace(n=size)) for size in sizes]
+    names = [name for name in draws[0] if name != "x_mean"]
+    return {name: torch.cat([one[name] for one in draws]) for name in names}
+
+
 def replicates(
     model: Any,
     guide: Any,
@@ -126,9 +147,7 @@ def weighted_draws(
             z = {site: model_trace.nodes[site]["value"] for site in parts["log_prior"]}
             log_p = parts["log_likelihood"] + sum(parts["log_prior"].values())
             draws.append((z, log_p - sum(log_q)))
-    latents = {
-        site: torch.stack([z[site] for z, _ in draws]).cpu().numpy() for site in draws[0][0]
-    }
+    latents = {site: torch.stack([z[site] for z, _ in draws]).cpu().numpy() for site in draws[0][0]}
     return latents, torch.stack([weight for _, weight in draws]).cpu().numpy()
 
 
