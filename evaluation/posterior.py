@@ -147,7 +147,7 @@ def plot_forests(
 
     good = convergence(tree)["converged"] if converged is None else converged
     found = {}
-    for image in tree["posterior"]["image"].values[np.asarray(good, dtype=bool)]:
+    for image in tree["posterior"].to_dataset()["image"].values[np.asarray(good, dtype=bool)]:
         groups = {
             name: _worst_units(tree, group, image, limit)
             for name, group in (("guide", "posterior_guide"), ("NUTS", "posterior"))

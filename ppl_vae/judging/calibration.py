@@ -39,7 +39,12 @@ class Settings:
 
 def judge(subject: Subject, settings: Settings) -> Finding:
     """Ranks of simulated latents, units and log densities, under the guide."""
-    from evaluation.calibration import MIN_SIMULATIONS, calibration, plot_calibration
+    from evaluation.calibration import (
+        LOG_LIKELIHOOD,
+        MIN_SIMULATIONS,
+        calibration,
+        plot_calibration,
+    )
 
     if settings.simulations < MIN_SIMULATIONS:  # before the simulations are paid for
         raise UsageError(
@@ -51,7 +56,8 @@ def judge(subject: Subject, settings: Settings) -> Finding:
     )
     data = calibration(ranks, settings.draws, level=settings.level)
     picture = plot_calibration(data, subject.figures / "calibration.png", limit=settings.panels)
-    likelihood = data.sel(quantity="log p(x | z)")
+    likelihood = data.sel(quantity=LOG_LIKELIHOOD)
+    units = data.sel(quantity=data["unit"] >= 0)
     told = {
         "simulations": settings.simulations,
         "draws": settings.draws,
@@ -60,7 +66,7 @@ def judge(subject: Subject, settings: Settings) -> Finding:
         "lowest_p": {str(s): float(data["lowest_p"].sel(site=s)) for s in data["site"].values},
         "log_likelihood_p": float(likelihood["p_holm"]),
         "units_rejected": {
-            str(site): int((data["rejected"] & (data["of_site"] == site)).sum())
+            str(site): int((units["rejected"] & (units["of_site"] == site)).sum())
             for site in data["site"].values
         },
     }
@@ -117,4 +123,6 @@ def _chapter(data: xr.Dataset, told: dict[str, Any], picture: Any) -> Chapter:
 
 
 def _p(value: float) -> str:
-    return f"{value:.3f}" if value >= 0.001 else f"{value:.1e}"
+    if value < 1e-99:
+        return "< 1e-99"
+    return f"{value:.3f}" if value >= 0.001 else f"{value:.0e}"

@@ -67,11 +67,11 @@ def judge(subject: Subject, settings: Settings) -> Finding:
         "median": _plain(np.nanmedian(k)) if len(order) else None,
         "worst": order.tolist(),
     }
-    found: xr.Dataset | xr.DataTree = data
+    tree = xr.DataTree.from_dict({"weights": data})
     if left_out is not None:
-        found = xr.DataTree.from_dict({"/": data, "pixels": left_out})
+        tree["pixels"] = xr.DataTree(left_out)
         told["elpd_pixels"] = [float(v) for v in left_out["elpd"].values]
-    return Finding(NAME, found, _chapter(data, left_out, told, picture), told)
+    return Finding(NAME, tree, _chapter(data, left_out, told, picture), told)
 
 
 def _pixels(subject: Subject, images: Images, settings: Settings) -> xr.Dataset:

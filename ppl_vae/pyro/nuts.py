@@ -62,7 +62,8 @@ def nuts(
         # MCMC hides its program from the handlers around it, so the parameters go inside.
         program = model if params is None else poutine.substitute(model, data=params)
         settings = {"max_tree_depth": max_tree_depth, "target_accept_prob": target_accept}
-        draws, diverging = {site: [] for site in starts}, []
+        draws: dict[str, list[Tensor]] = {site: [] for site in starts}
+        diverging = []
         for c in range(num_chains):
             for i in range(len(images)):
                 start = {
