@@ -1,6 +1,6 @@
 """The guide's posterior beside that of Markov chains, for a few images.
 
-Four images, four chains each of 1000 iterations: minutes for perceptrons in NumPyro, which the
+Four images, four chains each of 1500 iterations: minutes for perceptrons in NumPyro, which the
 zoo's Pyro runs are carried over to; the chains of a pair of the user's own in Pyro run one after
 the other.
 """
@@ -38,7 +38,7 @@ class Settings:
     images: tuple[int, ...] = (0, 1, 2, 3)
     chains: int = 4
     warmup: int = 500
-    draws: int = 500
+    draws: int = 1000
     max_tree_depth: int = 8
     units: int = 12
 
