@@ -31,7 +31,8 @@ def drawn(
     style = {**_STYLE, "figure.constrained_layout.use": True, "axes.titlesize": 10}
     with plt.rc_context(style):
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of layouts that give up room
+            for kind in (UserWarning, FutureWarning):  # of layouts, and of ArviZ's own affairs
+                warnings.simplefilter("ignore", kind)
             collection = plot(*args, backend="matplotlib", **kwargs)
         figure = collection.viz["figure"].item()
         try:

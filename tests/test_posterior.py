@@ -195,13 +195,13 @@ def programs_of_coins(ppl: str) -> tuple[Any, Any]:
         import numpyro.distributions as dist
         from jax.numpy import full, zeros_like  # type: ignore[assignment]
 
-    def guide(x: Any) -> Any:
+    def guide(x: Any) -> None:
         with library.plate("data", len(x)):
-            return library.sample("z1", dist.Bernoulli(full((len(x),), 0.5)))
+            library.sample("z1", dist.Bernoulli(full((len(x),), 0.5)))
 
     def model(x: Any) -> None:
-        z = guide(x)
         with library.plate("data", len(x)):
+            z = library.sample("z1", dist.Bernoulli(full((len(x),), 0.5)))
             pixels = dist.Normal(zeros_like(x) + z[:, None, None, None], 1.0)
             library.sample("x", pixels.to_event(3), obs=x)
 
