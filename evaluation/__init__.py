@@ -8,18 +8,28 @@ from __future__ import annotations
 
 __all__ = [
     "active_units",
+    "agreement",
     "calibration",
     "choose_beta",
     "compare",
+    "convergence",
     "dci",
     "disentanglement_scores",
     "factor_vae_score",
     "figures",
     "higgins_score",
+    "image_statistics",
     "importance_weighted_nll",
+    "leave_one_image_out",
+    "leave_one_pixel_out",
     "modularity",
     "mutual_information_gap",
     "plot_calibration",
+    "plot_forests",
+    "plot_predictive",
+    "posterior_tree",
+    "predictive_p_values",
+    "predictive_tree",
     "sampled",
     "sap_score",
     "summary",
@@ -35,4 +45,12 @@ from evaluation.factor_regression import dci, sap_score
 from evaluation.fixed_factor import factor_vae_score, higgins_score
 from evaluation.latents import active_units
 from evaluation.likelihood import importance_weighted_nll
+from evaluation.pixelwise import leave_one_image_out, leave_one_pixel_out
+from evaluation.posterior import agreement, convergence, plot_forests, posterior_tree
+from evaluation.predictive import (
+    image_statistics,
+    plot_predictive,
+    predictive_p_values,
+    predictive_tree,
+)
 from evaluation.report import compare, summary, table
