@@ -1,4 +1,4 @@
-"""How good a model and its guide are: likelihood, latents, disentanglement, figures.
+"""How good a model and its guide are: likelihood, posterior, latents, disentanglement, figures.
 
 Works on log weights and posterior draws as numpy and xarray, with neither torch nor jax, so that
 both PPLs are judged by the same code.
