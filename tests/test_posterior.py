@@ -283,15 +283,15 @@ def bars(rng: Any, *shape: int, highest: int = 5) -> Any:
 def test_predictive_p_values(tmp_path: Path) -> None:
     """Uniform where the prior is right, with ties by half; at an end where the data are thicker."""
     rng = np.random.default_rng(0)
-    replicas = bars(rng, 60, 200)
-    right = predictive_tree(bars(rng, 200), replicas, bars(rng, 60, 200))
+    replicas = bars(rng, 20, 100)
+    right = predictive_tree(bars(rng, 100), replicas, bars(rng, 20, 100))
     p = predictive_p_values(right)
-    assert abs(float(p["p_prior"].sel(statistic="pixel mean").mean()) - 0.5) < 4.5 * 0.29 / 200**0.5
+    assert abs(float(p["p_prior"].sel(statistic="pixel mean").mean()) - 0.5) < 4.5 * 0.29 / 100**0.5
     assert (p["p_same"] > 1e-3).all()
     # every image is one of five widths: the p of the thinnest is 0.9 and not 1
     thin = float(p["p_prior"].sel(statistic="pixel mean").max())
     assert thin == pytest.approx(0.9, abs=0.12)
-    wrong = predictive_p_values(predictive_tree(bars(rng, 200, highest=9), replicas, replicas))
+    wrong = predictive_p_values(predictive_tree(bars(rng, 100, highest=9), replicas, replicas))
     assert float(wrong["p_set"].sel(source="prior", moment="mean", statistic="pixel mean")) == 0.0
     assert float(wrong["p_same"].sel(statistic="pixel mean")) < 1e-6
     assert float(wrong["extreme"].sel(statistic="pixel mean")) > 0.2
