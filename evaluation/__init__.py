@@ -7,12 +7,18 @@ both PPLs are judged by the same code.
 from __future__ import annotations
 
 __all__ = [
+    "Chapter",
+    "Code",
+    "Picture",
+    "Table",
     "active_units",
     "choose_beta",
     "compare",
     "dci",
     "disentanglement_scores",
     "factor_vae_score",
+    "compare_checks",
+    "comparison_page",
     "figures",
     "higgins_score",
     "importance_weighted_nll",
@@ -20,16 +26,22 @@ __all__ = [
     "mutual_information_gap",
     "sampled",
     "sap_score",
+    "published_numbers",
     "summary",
     "table",
+    "write_page",
 ]
 
 from evaluation import figures
 from evaluation.beta_choice import choose_beta
+from evaluation.check_tables import compare_checks
 from evaluation.disentanglement import disentanglement_scores, sampled
 from evaluation.factor_information import modularity, mutual_information_gap
 from evaluation.factor_regression import dci, sap_score
 from evaluation.fixed_factor import factor_vae_score, higgins_score
 from evaluation.latents import active_units
 from evaluation.likelihood import importance_weighted_nll
+from evaluation.page import Chapter, Code, Picture, Table, write_page
+from evaluation.published import published_numbers
 from evaluation.report import compare, summary, table
+from evaluation.side_by_side import comparison_page

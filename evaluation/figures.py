@@ -40,6 +40,7 @@ from evaluation.pictures import (
     samples_over_time,
     samples_with_neighbours,
 )
+from evaluation.published import HERE, Published, with_published
 from ppl_vae.errors import UsageError
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -159,9 +160,17 @@ def compare_curves(histories: Mapping[str, xr.Dataset], path: str | Path) -> Pat
         return save(figure, path)
 
 
-def compare_likelihoods(evaluations: Sequence[Mapping[str, Any]], path: str | Path) -> Path:
-    """L_K ± standard error of each run: a panel a protocol, a colour and a shape for each K."""
-    sections = compare(evaluations, means=False)
+def compare_likelihoods(
+    evaluations: Sequence[Mapping[str, Any]],
+    path: str | Path,
+    published: Sequence[Published] = (),
+) -> Path:
+    """L_K ± standard error of each run: a panel a protocol, a colour and a shape for each K.
+
+    Numbers from papers stand hollow, in panels that a run of the same protocol has.
+    """
+    measured = compare(evaluations, means=False)
+    sections = with_published(measured, published)[: len(measured)]
     counts = [len(section.rows) for section in sections]
     with drawing(8.4, sum(0.95 + 0.3 * n for n in counts) + 0.2) as figure:
         axes = figure.subplots(
@@ -202,16 +211,24 @@ def _bounds(ax: Axes, section: Section) -> None:
     apart = np.linspace(-0.16, 0.16, len(columns)) if len(columns) > 1 else np.zeros(1)
     styles = zip(columns, site_colours(len(columns)), cycle("osD^vP"), apart, strict=False)
     for column, colour, shape, offset in styles:
-        known = {i: p for i, r in enumerate(section.rows) if isinstance(p := r[column], Number)}
-        ax.errorbar(
-            [point.value for point in known.values()],
-            [i + offset for i in known],
-            xerr=[point.error or 0.0 for point in known.values()],
-            fmt=shape,
-            color=colour,
-            capsize=3,
-            label=column,
-        )
+        for published in (False, True):
+            points = {
+                i: point
+                for i, row in enumerate(section.rows)
+                if isinstance(point := row[column], Number)
+                and (row.get("source", HERE) != HERE) == published
+            }
+            if points:
+                ax.errorbar(
+                    [point.value for point in points.values()],
+                    [i + offset for i in points],
+                    xerr=[point.error or 0.0 for point in points.values()],
+                    fmt=shape,
+                    color=colour,
+                    mfc="white" if published else colour,
+                    capsize=3,
+                    label=f"{column}, paper" if published else column,
+                )
 
 
 def _train_and_valid(ax: Axes, history: xr.Dataset, name: str) -> None:

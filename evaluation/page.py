@@ -163,9 +163,10 @@ def _table(table: Table, number: int) -> str:
     ]
     if len(columns) > (_UPRIGHT_COLUMNS if len(rows) > 1 else 2) and len(rows) <= _UPRIGHT_ROWS:
         head, body = _upright(rows, columns)
+        width = 1 + len(rows)
     else:
         head, body = _lying(rows, columns)
-    width = body.partition("</tr>")[0].count("<t") - 1  # cells of the first row
+        width = len(columns)
     label = f"table-{number}"
     lines = [
         f"<span{quiet}>{escape(text)}</span>"
@@ -251,7 +252,9 @@ def _right(numeric: bool) -> str:
 
 def _mean(row: Row) -> str:
     """Rows of a mean over seeds stand out."""
-    return ' class="mean"' if any(str(cell).startswith("mean ± sd") for cell in row.values()) else ""
+    return (
+        ' class="mean"' if any(str(cell).startswith("mean ± sd") for cell in row.values()) else ""
+    )
 
 
 def _anchors(titles: Iterator[str]) -> list[str]:

@@ -77,9 +77,7 @@ def published_numbers(path: str | Path | None = None) -> list[Published]:
     ]
 
 
-def with_published(
-    sections: Sequence[Section], published: Sequence[Published]
-) -> list[Section]:
+def with_published(sections: Sequence[Section], published: Sequence[Published]) -> list[Section]:
     """Sections with the published numbers of their data sets, in a column `source` told apart.
 
     Numbers of a protocol that no run has follow in sections of their own.
@@ -89,9 +87,7 @@ def with_published(
     for number in published:
         if number.protocol.data in wanted:
             by_protocol.setdefault(number.protocol, []).append(number)
-    placed = [
-        _beside(section, by_protocol.pop(section.protocol, [])) for section in sections
-    ]
+    placed = [_beside(section, by_protocol.pop(section.protocol, [])) for section in sections]
     others = [Section(protocol, [], []) for protocol in by_protocol]
     return placed + [_beside(section, by_protocol[section.protocol]) for section in others]
 
@@ -125,10 +121,10 @@ def _beside(section: Section, numbers: Sequence[Published]) -> Section:
 
 def _numbers(group: Any, where: str) -> list[Published]:
     group = _checked(group, _GROUP, where)
-    if group["read"] not in _READ:
-        raise UsageError(f"{where}: read: unknown {group['read']!r}: {nearest(group['read'], _READ)}")
+    if (read := group["read"]) not in _READ:
+        raise UsageError(f"{where}: read: unknown {read!r}: {nearest(read, _READ)}")
     protocol = Protocol(*(group[name] for name in Protocol._fields))
-    source = f"{_READ[group['read']]}: {group['source']}"
+    source = f"{_READ[read]}: {group['source']}"
     numbers = []
     for i, entry in enumerate(group["rows"], start=1):
         row = _checked(entry, _ROW, f"{where}, row {i}")
