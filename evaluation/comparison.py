@@ -8,6 +8,7 @@ column of its own: L_100 and L_1000 are different bounds.
 from __future__ import annotations
 
 __all__ = [
+    "HERE",
     "KEYS",
     "PROTOCOL",
     "Cell",
@@ -47,6 +48,8 @@ KEYS = (
     "split",
 )
 CHECKS = ("checks", "check_settings")
+HERE = "measured here"  # a row's source, where papers' numbers stand beside it
+_MANY_SITES = 8
 PROTOCOL = ("data", "binarisation", "split", "images")
 
 
@@ -169,13 +172,17 @@ def mean_row(rows: Sequence[Row]) -> Row:
 
 
 def said_once(rows: Sequence[Row]) -> tuple[Row, list[Row]]:
-    """What all rows share, and the rows without it; the protocol, run and seed stay in them."""
+    """What all rows measured here share, and the rows without it.
+
+    Protocol, run, seed and source stay in them.
+    """
+    measured = [row for row in rows if row.get("source", HERE) == HERE]
     shared: Row = {
         name: cell
-        for name, cell in rows[0].items()
-        if name not in (*PROTOCOL, "run", "seed", "active")
+        for name, cell in (measured[0] if measured else {}).items()
+        if name not in (*PROTOCOL, "run", "seed", "source", "active")
         and isinstance(cell, str | int)
-        and all(row.get(name) == cell for row in rows)
+        and all(row.get(name) == cell for row in measured)
     }
     return shared, [{k: cell for k, cell in row.items() if k not in shared} for row in rows]
 
@@ -247,9 +254,16 @@ def _row(
     row["ELBO"] = None if elbo is None else Number(elbo)
     of_k = f", K = {last['num_samples']}" if mixed else ""
     row[f"bits/dim{of_k}"] = None if bits is None else Number(bits, decimals=3)
-    row["active"] = "+".join(str(n) for n in (last.get("active_units") or {}).values()) or None
+    row["active"] = _active(last.get("active_units") or {})
     row[f"% k > 0.7{of_k}"] = None if bad is None else Number(100 * bad, decimals=1)
     return row
+
+
+def _active(counts: Mapping[str, int]) -> str | None:
+    """Active units by site, z1 first; of a deep hierarchy their sum."""
+    if len(counts) > _MANY_SITES:
+        return f"{sum(counts.values())} in {len(counts)} sites"
+    return "+".join(map(str, counts.values())) or None
 
 
 def _site_cells(evaluation: Mapping[str, Any]) -> Row:

@@ -32,7 +32,7 @@ from matplotlib.axes import Axes
 
 from evaluation._axes import epoch, epochs, fit_late, last, log_if_wide, marker, require, values_of
 from evaluation._canvas import BLUE, GREEN, GREY, ORANGE, PURPLE, drawing, save, site_colours
-from evaluation.comparison import Number, Section, compare
+from evaluation.comparison import HERE, Number, Section, compare
 from evaluation.pictures import (
     image_grid,
     nearest_images,
@@ -40,7 +40,7 @@ from evaluation.pictures import (
     samples_over_time,
     samples_with_neighbours,
 )
-from evaluation.published import HERE, Published, with_published
+from evaluation.published import Published, with_published
 from ppl_vae.errors import UsageError
 
 Array: TypeAlias = npt.NDArray[Any]

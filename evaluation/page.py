@@ -23,7 +23,7 @@ from evaluation.comparison import Cell, Number, Row
 from ppl_vae.errors import UsageError
 
 _UPRIGHT_ROWS, _UPRIGHT_COLUMNS = 4, 8  # up to so many rows of more columns are turned
-_MANY = 9  # columns; above it paper is turned on its side
+_BROAD, _MANY = 32, 110  # letters in a line: more than a phone has, more than a screen has
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -142,77 +142,104 @@ def _chapter(chapter: Chapter, anchor: str, numbers: Iterator[int]) -> str:
         f'<section id="{anchor}" aria-labelledby="{anchor}-title">',
         f'<h2 id="{anchor}-title">{escape(chapter.title)}</h2>',
         *(
-            f'<p class="warning" role="note"><strong>Note:</strong> {escape(text)}</p>'
+            f'<p class="warning" role="note"><strong>Warning:</strong> {escape(text)}</p>'
             for text in chapter.warnings
         ),
         *(f"<p>{escape(text)}</p>" for text in chapter.text),
-        *(_table(table, next(numbers)) for table in chapter.tables if table.rows),
+        *(_table(table, chapter.title, next(numbers)) for table in chapter.tables if table.rows),
         *(_picture(picture, next(numbers)) for picture in chapter.pictures),
         "</section>",
     ]
     return "\n".join(parts)
 
 
-def _table(table: Table, number: int) -> str:
-    """A table in a box of its own; few rows of many columns stand upright."""
-    rows = table.rows
+@dataclass(frozen=True)
+class _Grid:
+    """A table as it is drawn: `names` of its columns (none: no head), lines of cells.
+
+    The cell at `header` names its line.
+    """
+
+    names: Sequence[str]
+    lines: Sequence[Sequence[Cell]]
+    header: int = 0
+    means: Sequence[bool] = ()
+
+    @property
+    def numeric(self) -> list[bool]:
+        """Columns of numbers alone."""
+        return [
+            all(cell is None or isinstance(cell, Number | int) for cell in column)
+            for column in zip(*self.lines, strict=True)
+        ]
+
+    @property
+    def letters(self) -> int:
+        """About how many letters a line needs, long texts being broken."""
+        names = self.names or [""] * len(self.lines[0])
+        columns = zip(names, zip(*self.lines, strict=True), strict=True)
+        widths = [max(len(name) // 2, *(len(_text(c)) for c in cells)) for name, cells in columns]
+        return sum(min(width, 20) + 2 for width in widths)
+
+
+def _table(table: Table, chapter: str, number: int) -> str:
+    """A table below its note, in a box of its own.
+
+    Where it has no title, the chapter's is its caption for those who listen to the page. What is
+    too broad for a phone (or for any screen: for a narrower one) is stacked there by the style.
+    """
+    grid = _grid(table.rows)
+    label = f"table-{number}"
+    broad = " broad" if grid.letters > _BROAD else ""
+    many = " many" if grid.letters > _MANY else ""
+    hidden = "" if table.title else ' class="hidden"'
+    note = f'<p class="note" id="{label}-note">{escape(table.note)}</p>\n' if table.note else ""
+    described = f' aria-describedby="{label}-note"' if table.note else ""
+    head = "".join(
+        f'<th role="columnheader" scope="col"{_right(right)}>{_broken(name)}</th>'
+        for name, right in zip(grid.names, grid.numeric, strict=False)
+    )
+    means = grid.means or [False] * len(grid.lines)
+    body = "\n".join(_line(grid, *each) for each in zip(grid.lines, means, strict=True))
+    return (
+        f'{note}<div class="wide{broad}{many}" role="region" tabindex="0" '
+        f'aria-labelledby="{label}">\n<table role="table"{described}>\n'
+        f'<caption id="{label}"{hidden}>{escape(table.title or chapter)}</caption>\n'
+        + (f'<thead role="rowgroup"><tr role="row">{head}</tr></thead>\n' if head else "")
+        + f'<tbody role="rowgroup">\n{body}\n</tbody>\n</table>\n</div>'
+    )
+
+
+def _grid(rows: Sequence[Row]) -> _Grid:
+    """The table as its rows stand, or on its side where few rows have many columns."""
     columns = [
         name
         for name in dict.fromkeys(name for row in rows for name in row)
         if any(row.get(name) is not None for row in rows)
     ]
-    if len(columns) > (_UPRIGHT_COLUMNS if len(rows) > 1 else 2) and len(rows) <= _UPRIGHT_ROWS:
-        head, body = _upright(rows, columns)
-        width = 1 + len(rows)
-    else:
-        head, body = _lying(rows, columns)
-        width = len(columns)
-    label = f"table-{number}"
-    lines = [
-        f"<span{quiet}>{escape(text)}</span>"
-        for text, quiet in ((table.title, ""), (table.note, ' class="note"'))
-        if text
-    ]
-    caption = "".join(lines) or '<span class="note">Numbers</span>'
-    return (
-        f'<div class="wide{" many" if width > _MANY else ""}" role="region" tabindex="0" '
-        f'aria-labelledby="{label}">\n<table>\n<caption id="{label}">{caption}</caption>\n'
-        f"{head}<tbody>\n{body}</tbody>\n</table>\n</div>"
-    )
-
-
-def _lying(rows: Sequence[Row], columns: Sequence[str]) -> tuple[str, str]:
-    """One line a row; the run, or else the first column, names it."""
     first = "run" if "run" in columns else columns[0]
-    numeric = {name: all(_is_number(row.get(name)) for row in rows) for name in columns}
-    cells = "".join(f'<th scope="col"{_right(numeric[c])}>{escape(c)}</th>' for c in columns)
-    body = ""
-    for row in rows:
-        line = "".join(
-            f'<th scope="row">{_text(row.get(name))}</th>'
-            if name == first
-            else f"<td{_right(numeric[name])}>{_text(row.get(name))}</td>"
-            for name in columns
-        )
-        body += f"<tr{_mean(row)}>{line}</tr>\n"
-    return f"<thead><tr>{cells}</tr></thead>\n", body
+    lines = [[row.get(name) for name in columns] for row in rows]
+    if len(rows) == 1 and len(columns) > 2:
+        return _Grid([], list(zip(columns, lines[0], strict=True)))
+    if len(columns) > _UPRIGHT_COLUMNS and len(rows) <= _UPRIGHT_ROWS:
+        names = [first, *(_plain(row.get(first)) for row in rows)]
+        return _Grid(names, [[n, *(row.get(n) for row in rows)] for n in columns if n != first])
+    means = [any(str(cell).startswith("mean ± sd") for cell in line) for line in lines]
+    return _Grid(columns, lines, columns.index(first), means)
 
 
-def _upright(rows: Sequence[Row], columns: Sequence[str]) -> tuple[str, str]:
-    """One line a column of the table, one column a row of it."""
-    first = "run" if "run" in columns else columns[0]
-    numeric = len(rows) > 1
-    body = "".join(
-        f'<tr><th scope="row">{escape(name)}</th>'
-        + "".join(f"<td{_right(numeric)}>{_text(row.get(name))}</td>" for row in rows)
-        + "</tr>\n"
-        for name in columns
-        if name != first or len(rows) == 1
-    )
-    if len(rows) == 1:
-        return "", body
-    cells = "".join(f'<th scope="col" class="number">{_text(row.get(first))}</th>' for row in rows)
-    return f'<thead><tr><th scope="col">{escape(first)}</th>{cells}</tr></thead>\n', body
+def _line(grid: _Grid, cells: Sequence[Cell], mean: bool) -> str:
+    names = grid.names or [""] * len(cells)
+    parts = []
+    for i, (name, right, cell) in enumerate(zip(names, grid.numeric, cells, strict=True)):
+        if i == grid.header:
+            parts.append(f'<th role="rowheader" scope="row">{_broken(_plain(cell))}</th>')
+            continue
+        kind = " ".join(w for w, so in (("number", right), ("none", cell is None)) if so)
+        kind = f' class="{kind}"' if kind else ""
+        named = f' data-name="{escape(name)}"' if name else ""
+        parts.append(f'<td role="cell"{kind}{named}>{_text(cell)}</td>')
+    return f'<tr role="row"{" class=mean" if mean else ""}>{"".join(parts)}</tr>'
 
 
 def _picture(picture: Picture, number: int) -> str:
@@ -238,23 +265,22 @@ def _fact(value: Cell) -> str:
     return f"<code>{escape(value)}</code>" if isinstance(value, Code) else _text(value)
 
 
+def _plain(cell: Cell) -> str:
+    return "–" if cell is None else str(cell)
+
+
 def _text(cell: Cell) -> str:
-    return "–" if cell is None else escape(str(cell))
+    text = _plain(cell)
+    return escape(text) if isinstance(cell, Number | int) else _broken(text)
 
 
-def _is_number(cell: Cell) -> bool:
-    return cell is None or isinstance(cell, Number | int)
+def _broken(text: str) -> str:
+    """Text that may be broken behind each part of a path."""
+    return escape(text).replace("/", "/<wbr>").replace("_", "_<wbr>")
 
 
 def _right(numeric: bool) -> str:
     return ' class="number"' if numeric else ""
-
-
-def _mean(row: Row) -> str:
-    """Rows of a mean over seeds stand out."""
-    return (
-        ' class="mean"' if any(str(cell).startswith("mean ± sd") for cell in row.values()) else ""
-    )
 
 
 def _anchors(titles: Iterator[str]) -> list[str]:

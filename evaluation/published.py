@@ -7,7 +7,7 @@ same bound and K: an ELBO never stands below L_5000.
 
 from __future__ import annotations
 
-__all__ = ["HERE", "Published", "published_numbers", "with_published"]
+__all__ = ["Published", "published_numbers", "with_published"]
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,10 +16,9 @@ from typing import Any
 
 import yaml
 
-from evaluation.comparison import PROTOCOL, Number, Protocol, Row, Section
+from evaluation.comparison import HERE, PROTOCOL, Number, Protocol, Row, Section
 from ppl_vae.errors import UsageError, nearest
 
-HERE = "measured here"
 TABLE = Path(__file__).with_name("published.yaml")
 
 _GROUP = {  # what each group of the file says of all its rows
@@ -114,7 +113,8 @@ def _beside(section: Section, numbers: Sequence[Published]) -> Section:
     bounds = [name for name in names if name.startswith("L_")]
     bounds.sort(key=lambda name: int(name[2:]))
     ordered = [name for name in names if name not in (*bounds, "ELBO")]
-    at = ordered.index("active") if "active" in ordered else len(ordered)
+    after = (i for i, name in enumerate(ordered) if name.startswith(("bits/dim", "active")))
+    at = next(after, len(ordered))
     ordered[at:at] = [*bounds, *(["ELBO"] if "ELBO" in names else [])]
     return replace(section, rows=[{name: row.get(name) for name in ordered} for row in rows])
 

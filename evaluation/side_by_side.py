@@ -10,6 +10,7 @@ from typing import Any
 
 from evaluation.check_tables import compare_checks
 from evaluation.comparison import (
+    HERE,
     Cell,
     Number,
     Row,
@@ -19,7 +20,7 @@ from evaluation.comparison import (
     sites_down,
 )
 from evaluation.page import Chapter, Picture, Table, write_page
-from evaluation.published import HERE, Published, with_published
+from evaluation.published import Published, with_published
 
 _LIKELIHOOD = (
     "L_K: -log p(x) in nats per image, lower is better; each K is a bound of its own. ± is the "
@@ -104,4 +105,4 @@ def _warnings(section: Section) -> list[str]:
 def _said(shared: Row) -> str:
     if not shared:
         return ""
-    return "All rows: " + " · ".join(f"{name} {cell}" for name, cell in shared.items()) + "."
+    return "All runs: " + " · ".join(f"{name} {cell}" for name, cell in shared.items()) + "."

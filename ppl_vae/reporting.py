@@ -120,7 +120,9 @@ def _likelihood(told: Mapping[str, Any], likelihood: xr.Dataset) -> Chapter:
         "ELBO": told["elbo"] and Number(told["elbo"], elbo_se if np.isfinite(elbo_se) else None),
         "bits per dimension": bits and Number(bits, decimals=3),
         "effective samples, median": Number(float(likelihood["ess"].median()), decimals=1),
-        f"images with Pareto k > {K_BAD}": None if bad is None else f"{100 * bad:.1f} %",
+        f"% of images with Pareto k > {K_BAD}": None
+        if bad is None
+        else Number(100 * bad, decimals=1),
     }
     note = "Nats per image, ± standard error over images. -log p(x): lower is better; it is the "
     note += "importance-weighted bound, so the truth is lower still. ELBO: higher is better."
@@ -150,7 +152,7 @@ def _sites(told: Mapping[str, Any], units: xr.Dataset) -> Chapter:
             {
                 "site": site,
                 "KL, nats per image": None if nats is None else Number(nats),
-                "share": f"{100 * nats / total:.1f} %" if nats is not None and total > 0 else None,
+                "% of KL": Number(100 * nats / total, decimals=1) if nats and total > 0 else None,
                 "active units": told["active_units"].get(site),
                 "units": count,
             }
