@@ -205,11 +205,11 @@ def _section(protocol: Protocol, members: list[Mapping[str, Any]], means: bool) 
     names = list(dict.fromkeys(name for member in members for name in about(member)))
     bounds = sorted({int(member["num_samples"]) for member in members})
     settings = [_runs(group) for group in by_setting(members)]
-    mixed = len({run[-1]["num_samples"] for runs in settings for run in runs}) > 1
+    most = sorted({int(run[-1]["num_samples"]) for runs in settings for run in runs})
     rows: list[Row] = []
     sites: list[Row] = []
     for runs in settings:
-        new = [_row(protocol, run, names, bounds, mixed) for run in runs]
+        new = [_row(protocol, run, names, bounds, most) for run in runs]
         rows += new
         for row, run in zip(new, runs, strict=True):
             if run[-1].get("kl"):
@@ -238,12 +238,12 @@ def _row(
     run: list[Mapping[str, Any]],
     names: list[str],
     bounds: list[int],
-    mixed: bool,
+    most: list[int],
 ) -> Row:
     """One run's figures, from its evaluations by rising K.
 
     L_K comes from each of them, all else from the one with the most samples; where a section has
-    several such K, what hangs on K says so.
+    several such K (`most`), what hangs on K has a column for each.
     """
     last = run[-1]
     row: Row = dict(zip(PROTOCOL, protocol, strict=True))
@@ -252,10 +252,13 @@ def _row(
     row |= {f"L_{e['num_samples']}": Number(e["nll"], e.get("nll_se")) for e in run}
     elbo, bits, bad = (last.get(key) for key in ("elbo", "bits_per_dim", "pareto_k_bad"))
     row["ELBO"] = None if elbo is None else Number(elbo)
-    of_k = f", K = {last['num_samples']}" if mixed else ""
-    row[f"bits/dim{of_k}"] = None if bits is None else Number(bits, decimals=3)
     row["active"] = _active(last.get("active_units") or {})
-    row[f"% k > 0.7{of_k}"] = None if bad is None else Number(100 * bad, decimals=1)
+    for k in most:
+        of_k = f", K = {k}" if len(most) > 1 else ""
+        this = k == last["num_samples"]
+        row[f"bits/dim{of_k}"] = Number(bits, decimals=3) if this and bits is not None else None
+        share = Number(100 * bad, decimals=1) if this and bad is not None else None
+        row[f"% k > 0.7{of_k}"] = share
     return row
 
 

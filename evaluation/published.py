@@ -156,4 +156,6 @@ def _checked(tree: Any, expected: Mapping[str, type], where: str) -> dict[str, A
         kinds = (int, float) if kind is float else kind
         if key in tree and (not isinstance(tree[key], kinds) or isinstance(tree[key], bool)):
             raise UsageError(f"{where}: {key}: expected {kind.__name__}, came {tree[key]!r}")
+        if kind is int and key in tree and tree[key] < 1:
+            raise UsageError(f"{where}: {key}: expected 1 or more, came {tree[key]}")
     return tree
