@@ -25,6 +25,7 @@ from evaluation.comparison import (
     protocol_of,
 )
 
+_MANY = 8  # entries of one name, such as sites
 _MOST_DECIMALS = 6
 
 
@@ -105,13 +106,32 @@ def _settings(evaluation: Mapping[str, Any], check: str) -> dict[str, Any]:
 
 
 def _flat(told: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """(name, value) of all that is told, however deep it is nested."""
+    """(name, value) of all that is told, however deep it is nested.
+
+    What is told of more sites than a table has room for is drawn together.
+    """
     for name, value in told.items():
         joined = f"{above} {name}".strip().replace("_", " ")
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and len(value) > _MANY:
+            yield joined, _together(list(value.values()))
+        elif isinstance(value, Mapping):
             yield from _flat(value, joined)
         else:
             yield joined, value
+
+
+def _together(values: Sequence[Any]) -> str:
+    """How many of them are so, or between what they lie.
+
+    >>> _together([True, False, True]), _together([0.5, 2, 1.25])
+    ('2 of 3', '0.5 to 2')
+    """
+    if all(isinstance(value, bool) for value in values):
+        return f"{sum(values)} of {len(values)}"
+    numbers = [v for v in values if isinstance(v, int | float) and math.isfinite(v)]
+    if not numbers:
+        return f"{len(values)} values"
+    return f"{min(numbers):.3g} to {max(numbers):.3g}"
 
 
 def _decimals(values: Sequence[Any]) -> int:

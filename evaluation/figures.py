@@ -167,9 +167,10 @@ def compare_likelihoods(
 ) -> Path:
     """L_K ± standard error of each run: a panel a protocol, a colour and a shape for each K.
 
-    Numbers from papers stand hollow, in panels that a run of the same protocol has.
+    Seeds of one setting are followed by their mean ± standard deviation. Numbers from papers stand
+    hollow, in panels that a run of the same protocol has.
     """
-    measured = compare(evaluations, means=False)
+    measured = compare(evaluations)
     sections = with_published(measured, published)[: len(measured)]
     counts = [len(section.rows) for section in sections]
     with drawing(8.4, sum(0.95 + 0.3 * n for n in counts) + 0.2) as figure:
@@ -184,7 +185,9 @@ def compare_likelihoods(
             ax.set_yticks(range(len(section.rows)), [section.label(row) for row in section.rows])
             ax.set_ylim(len(section.rows) - 0.5, -0.5)
             ax.set_title(section.protocol.text)
-            ax.set_xlabel("-log p(x) by L_K, nats per image, ± standard error; lower is better")
+            ax.set_xlabel(
+                "-log p(x) by L_K, nats per image, lower is better; ± standard error (of means: ± sd)"
+            )
             ax.grid(axis="y", visible=False)
             ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
         return save(figure, path)

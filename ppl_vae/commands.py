@@ -210,7 +210,11 @@ def _draw_comparison(
     histories = {str(run.path): run.history for run in runs}
     curves = figures.compare_curves(histories, out / "curves.png")
     pictures = [
-        Picture(bounds, "-log p(x) by L_K, nats per image, ± standard error; lower is better."),
+        Picture(
+            bounds,
+            "-log p(x) by L_K, nats per image, lower is better; ± standard error over images, of "
+            "means the standard deviation over seeds.",
+        ),
         Picture(curves, "ELBO over training, nats per image; higher is better."),
     ]
     page = comparison_page(

@@ -320,6 +320,15 @@ def test_other_settings_or_protocols_never_share_a_check_s_table() -> None:
     assert "temperatures 100\n" in table(runs)
 
 
+def test_what_is_told_of_very_many_sites_is_drawn_together() -> None:
+    sites = [f"z{i}" for i in range(1, 46)]
+    told = {"calibrated": {s: s != "z1" for s in sites}, "p": {s: 0.5 for s in sites}}
+    (found,) = compare_checks([evaluation(checks={"sbc": told})])
+    assert found.rows[0]["calibrated"] == "44 of 45"
+    assert found.rows[0]["p"] == "0.5 to 0.5"
+    assert found.title.endswith("10000 images")
+
+
 def test_what_hangs_on_k_says_so_where_several_k_meet() -> None:
     (section,) = compare([evaluation("a"), evaluation("b", num_samples=10)])
     assert section.rows[0]["bits/dim, K = 10"] is None
