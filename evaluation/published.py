@@ -58,7 +58,7 @@ def published_numbers(path: str | Path | None = None) -> list[Published]:
     if path.is_dir():
         raise UsageError(
             f"--published: expected a YAML or JSON table, came the folder {path}: "
-            "put --published behind the runs"
+            "put --published after the runs"
         )
     try:
         groups = yaml.safe_load(path.read_text(encoding="utf-8"))

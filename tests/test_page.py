@@ -391,7 +391,7 @@ def test_compare_writes_a_page(
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (("--published", "{run}", "{run}"), "put --published behind the runs"),
+        (("--published", "{run}", "{run}"), "put --published after the runs"),
         (("{run}", "--published", "gone.yaml"), "gone.yaml: no such table"),
     ],
 )
