@@ -74,8 +74,9 @@ def evaluate(
     """
     from evaluation import summary
 
-    likelihood, by_site = _likelihood(subject, num_samples), _by_site(subject)
+    likelihood = _likelihood(subject, num_samples)
     findings = [judging.check(name).judge(subject, sets) for name, sets in chosen.items()]
+    by_site = _by_site(subject)
     told = summary(
         likelihood,
         **by_site,
