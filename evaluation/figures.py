@@ -185,9 +185,7 @@ def compare_likelihoods(
             ax.set_yticks(range(len(section.rows)), [section.label(row) for row in section.rows])
             ax.set_ylim(len(section.rows) - 0.5, -0.5)
             ax.set_title(section.protocol.text)
-            ax.set_xlabel(
-                "-log p(x) by L_K, nats per image, lower is better; ± standard error (of means: ± sd)"
-            )
+            ax.set_xlabel("-log p(x) by L_K, nats per image, ± se (means: ± sd); lower is better")
             ax.grid(axis="y", visible=False)
             ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
         return save(figure, path)
