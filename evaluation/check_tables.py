@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = ["CheckTable", "compare_checks"]
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -111,7 +112,7 @@ def _flat(told: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]
     What is told of more sites than a table has room for is drawn together.
     """
     for name, value in told.items():
-        joined = f"{above} {name}".strip().replace("_", " ")
+        joined = re.sub(r"_(?!\d)", " ", f"{above} {name}".strip())  # L_1000 stays what it is
         if isinstance(value, Mapping) and len(value) > _MANY:
             yield joined, _together(list(value.values()))
         elif isinstance(value, Mapping):
