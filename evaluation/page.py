@@ -167,10 +167,10 @@ class _Grid:
 
     @property
     def numeric(self) -> list[bool]:
-        """Columns of numbers alone."""
+        """Columns of numbers alone, but for the one that names the lines."""
         return [
-            all(cell is None or isinstance(cell, Number | int) for cell in column)
-            for column in zip(*self.lines, strict=True)
+            i != self.header and all(c is None or isinstance(c, Number | int) for c in column)
+            for i, column in enumerate(zip(*self.lines, strict=True))
         ]
 
     @property

@@ -6,14 +6,19 @@ import base64
 import io
 import json
 import re
+import shutil
+import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from html.parser import HTMLParser
 from importlib import resources
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+import xarray as xr
 from browser import chromium, layout, printed
 from PIL import Image
 
@@ -32,8 +37,9 @@ from evaluation import (
 )
 from evaluation.comparison import Number, Protocol, said_once
 from evaluation.published import Published, with_published
-from ppl_vae import cli
+from ppl_vae import cli, judging
 from ppl_vae.errors import UsageError
+from ppl_vae.judging import Finding, Subject
 
 VOID = {"meta", "img", "input", "wbr", "br", "link"}
 NASTY = '<script>alert("a & b")</script>'
@@ -373,6 +379,35 @@ def test_evaluate_writes_a_report(runs: list[Path]) -> None:
     assert len(parsed.all("img")) == 6
     share = 100 * told["pareto_k_bad"]
     assert (f"{share:.1f} % of the images" in "".join(t for _, t in parsed.all("p"))) == (share > 0)
+
+
+def test_a_check_adds_a_chapter_and_says_its_settings(
+    runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @dataclass(frozen=True)
+    class Settings:
+        draws: int = 3
+
+    def judge(subject: Subject, settings: Settings) -> Finding:
+        rows = [{"site": "z1", "mean": Number(settings.draws, 0.5)}]
+        chapter = Chapter("Planted", tables=[Table(rows)], warnings=["All is well"])
+        return Finding("planted", xr.Dataset({"mean": 1.0}), chapter, {"mean": 1.0})
+
+    module = ModuleType("ppl_vae.judging.planted")
+    vars(module).update(NAME="planted", Settings=Settings, judge=judge)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(judging.CHECKS, "planted", "what is planted")
+    run = shutil.copytree(runs[0], tmp_path / "run")
+    argv = ["--check", "planted", "--set", "planted.draws=5", "--samples", "2", "--images", "4"]
+    assert cli.main(["evaluate", str(run), *argv]) == 0
+    parsed = Page(run / "report.html")
+    assert parsed.all("h2")[-1][1] == "Planted"
+    assert parsed.all("td")[-1][1] == "5.00 ± 0.50"
+    assert any("All is well" in text for _, text in parsed.all("p"))
+    told = json.loads((run / "evaluation.json").read_text())
+    assert (told["checks"], told["check_settings"]) == (
+        {"planted": {"mean": 1.0}}, {"planted": {"draws": 5}},
+    )  # fmt: skip
 
 
 def test_compare_writes_a_page(
