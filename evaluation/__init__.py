@@ -7,12 +7,18 @@ both PPLs are judged by the same code.
 from __future__ import annotations
 
 __all__ = [
+    "Chapter",
+    "Code",
+    "Picture",
+    "Table",
     "active_units",
     "agreement",
     "calibration",
     "choose_beta",
     "compare",
     "convergence",
+    "compare_checks",
+    "comparison_page",
     "dci",
     "disentanglement_scores",
     "factor_vae_score",
@@ -30,21 +36,25 @@ __all__ = [
     "posterior_tree",
     "predictive_p_values",
     "predictive_tree",
+    "published_numbers",
     "sampled",
     "sap_score",
     "summary",
     "table",
+    "write_page",
 ]
 
 from evaluation import figures
 from evaluation.beta_choice import choose_beta
 from evaluation.calibration import calibration, plot_calibration
+from evaluation.check_tables import compare_checks
 from evaluation.disentanglement import disentanglement_scores, sampled
 from evaluation.factor_information import modularity, mutual_information_gap
 from evaluation.factor_regression import dci, sap_score
 from evaluation.fixed_factor import factor_vae_score, higgins_score
 from evaluation.latents import active_units
 from evaluation.likelihood import importance_weighted_nll
+from evaluation.page import Chapter, Code, Picture, Table, write_page
 from evaluation.pixelwise import leave_one_image_out, leave_one_pixel_out
 from evaluation.posterior import agreement, convergence, plot_forests, posterior_tree
 from evaluation.predictive import (
@@ -53,4 +63,6 @@ from evaluation.predictive import (
     predictive_p_values,
     predictive_tree,
 )
+from evaluation.published import published_numbers
 from evaluation.report import compare, summary, table
+from evaluation.side_by_side import comparison_page

@@ -13,6 +13,7 @@ __all__ = [
     "drawing",
     "save",
     "site_colours",
+    "write_whole",
 ]
 
 import io
@@ -82,13 +83,17 @@ def save(figure: Figure, path: str | Path) -> Path:
 
     A busy picture over `MAX_BYTES` gets fewer colours, then fewer pixels.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     data = buffer.getvalue()
     if len(data) > MAX_BYTES:
         data = _smaller(data)
+    return write_whole(Path(path), data)
+
+
+def write_whole(path: Path, data: bytes) -> Path:
+    """Write `data` to `path`, whole or not at all; its folder is made if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         unfinished.write_bytes(data)

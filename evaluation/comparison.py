@@ -7,7 +7,23 @@ column of its own: L_100 and L_1000 are different bounds.
 
 from __future__ import annotations
 
-__all__ = ["KEYS", "PROTOCOL", "Cell", "Number", "Protocol", "Row", "Section", "compare"]
+__all__ = [
+    "HERE",
+    "KEYS",
+    "PROTOCOL",
+    "Cell",
+    "Number",
+    "Protocol",
+    "Row",
+    "Section",
+    "about",
+    "by_setting",
+    "compare",
+    "mean_row",
+    "protocol_of",
+    "said_once",
+    "sites_down",
+]
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +47,9 @@ KEYS = (
     "binarisation",
     "split",
 )
+CHECKS = ("checks", "check_settings")
+HERE = "measured here"  # a row's source, where papers' numbers stand beside it
+_MANY_SITES = 8
 PROTOCOL = ("data", "binarisation", "split", "images")
 
 
@@ -102,46 +121,12 @@ def compare(evaluations: Sequence[Mapping[str, Any]], *, means: bool = True) -> 
         )
     by_protocol: dict[Protocol, list[Mapping[str, Any]]] = {}
     for evaluation in evaluations:
-        by_protocol.setdefault(_protocol(evaluation), []).append(evaluation)
+        by_protocol.setdefault(protocol_of(evaluation), []).append(evaluation)
     return [_section(protocol, members, means) for protocol, members in by_protocol.items()]
 
 
-def _section(protocol: Protocol, members: list[Mapping[str, Any]], means: bool) -> Section:
-    settings: dict[str, list[Mapping[str, Any]]] = {}
-    for member in members:
-        setting = str([(k, v) for k, v in _about(member).items() if k not in ("run", "seed")])
-        settings.setdefault(setting, []).append(member)
-    names = list(dict.fromkeys(name for member in members for name in _about(member)))
-    bounds = sorted({int(member["num_samples"]) for member in members})
-    rows: list[Row] = []
-    sites: list[Row] = []
-    for group in settings.values():
-        runs = _runs(group)
-        new = [_row(protocol, run, names, bounds) for run in runs]
-        rows += new
-        for row, run in zip(new, runs, strict=True):
-            if run[-1].get("kl"):
-                cells: Row = {"run": Section.label(row)}
-                sites.append(cells | _site_cells(run[-1]))
-        seeds = {row["seed"] for row in new if row.get("seed") is not None}
-        if means and len(seeds) == len(new) > 1:
-            rows.append(_mean_row(new))
-    return Section(protocol, rows, sites)
-
-
-def _runs(group: list[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
-    """One setting's evaluations by seed; those of one run at several K together, by rising K."""
-    runs: dict[str, list[Mapping[str, Any]]] = {}
-    for member in sorted(group, key=lambda m: (m.get("seed") is None, m.get("seed") or 0)):
-        key = str(list(_about(member).items()))
-        measured = {e["num_samples"] for e in runs.get(key, [])}
-        if not member.get("run") or member["num_samples"] in measured:
-            key += f" {len(runs)}"  # another run for all we know, or measured twice
-        runs.setdefault(key, []).append(member)
-    return [sorted(run, key=lambda m: int(m["num_samples"])) for run in runs.values()]
-
-
-def _protocol(evaluation: Mapping[str, Any]) -> Protocol:
+def protocol_of(evaluation: Mapping[str, Any]) -> Protocol:
+    """Under what an evaluation was measured; UsageError where it does not say."""
     wanted = ("nll", "num_samples", *Protocol._fields)
     if missing := [key for key in wanted if evaluation.get(key) is None]:
         raise UsageError(
@@ -151,16 +136,114 @@ def _protocol(evaluation: Mapping[str, Any]) -> Protocol:
     return Protocol(*(evaluation[key] for key in Protocol._fields))
 
 
-def _about(evaluation: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in evaluation.items() if key not in (*KEYS, "checks")}
+def about(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """What names an evaluation: run, recipe, ppl, weights, seed ..."""
+    return {key: value for key, value in evaluation.items() if key not in (*KEYS, *CHECKS)}
+
+
+def by_setting(members: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+    """Evaluations that differ in nothing but run and seed, together."""
+    settings: dict[str, list[Mapping[str, Any]]] = {}
+    for member in members:
+        setting = str([(k, v) for k, v in about(member).items() if k not in ("run", "seed")])
+        settings.setdefault(setting, []).append(member)
+    return list(settings.values())
+
+
+def mean_row(rows: Sequence[Row]) -> Row:
+    """Mean ± standard deviation over the seeds of one setting, of the figures that all have."""
+    mean: Row = {}
+    for name, first in rows[0].items():
+        cells = [cell for row in rows if isinstance(cell := row.get(name), Number)]
+        if len(cells) == len(rows):
+            values = [cell.value for cell in cells]
+            spread = float(np.std(values, ddof=1))
+            mean[name] = Number(float(np.mean(values)), spread, cells[0].decimals)
+        elif name == "run":
+            mean[name] = "mean ± sd"
+        elif name == "seed":
+            mean[name] = f"{len({row[name] for row in rows})} seeds"
+        else:
+            same = all(row.get(name) == first for row in rows)
+            mean[name] = first if same and name != "active" else None
+    if "run" not in mean:
+        mean["seed"] = f"mean ± sd of {mean['seed']}"
+    return mean
+
+
+def said_once(rows: Sequence[Row]) -> tuple[Row, list[Row]]:
+    """What all rows measured here share, and the rows without it.
+
+    Protocol, run, seed and source stay in them.
+    """
+    measured = [row for row in rows if row.get("source", HERE) == HERE]
+    shared: Row = {
+        name: cell
+        for name, cell in (measured[0] if measured else {}).items()
+        if name not in (*PROTOCOL, "run", "seed", "source", "active")
+        and isinstance(cell, str | int)
+        and all(row.get(name) == cell for row in measured)
+    }
+    return shared, [{k: cell for k, cell in row.items() if k not in shared} for row in rows]
+
+
+def sites_down(rows: list[Row]) -> list[Row]:
+    """`Section.sites` turned on their side, runs as columns, where that makes them narrower."""
+    sites = list(dict.fromkeys(site for row in rows for site in row if site != "run"))
+    if len(rows) > 1 and len(sites) <= max(6, len(rows)):
+        return rows
+    names = [str(row["run"]) for row in rows] if len(rows) > 1 else ["KL (active)"]
+    if len(set(names)) < len(names):
+        names = [f"{name} ({i})" for i, name in enumerate(names, start=1)]
+    turned: list[Row] = [{"site": site} for site in sites]
+    for line in turned:
+        line |= {n: row.get(str(line["site"])) for n, row in zip(names, rows, strict=True)}
+    return turned
+
+
+def _section(protocol: Protocol, members: list[Mapping[str, Any]], means: bool) -> Section:
+    names = list(dict.fromkeys(name for member in members for name in about(member)))
+    bounds = sorted({int(member["num_samples"]) for member in members})
+    settings = [_runs(group) for group in by_setting(members)]
+    most = sorted({int(run[-1]["num_samples"]) for runs in settings for run in runs})
+    rows: list[Row] = []
+    sites: list[Row] = []
+    for runs in settings:
+        new = [_row(protocol, run, names, bounds, most) for run in runs]
+        rows += new
+        for row, run in zip(new, runs, strict=True):
+            if run[-1].get("kl"):
+                cells: Row = {"run": Section.label(row)}
+                sites.append(cells | _site_cells(run[-1]))
+        seeds = {row["seed"] for row in new if row.get("seed") is not None}
+        if means and len(seeds) == len(new) > 1:
+            rows.append(mean_row(new))
+    return Section(protocol, rows, sites)
+
+
+def _runs(group: list[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+    """One setting's evaluations by seed; those of one run at several K together, by rising K."""
+    runs: dict[str, list[Mapping[str, Any]]] = {}
+    for member in sorted(group, key=lambda m: (m.get("seed") is None, m.get("seed") or 0)):
+        key = str(list(about(member).items()))
+        measured = {e["num_samples"] for e in runs.get(key, [])}
+        if not member.get("run") or member["num_samples"] in measured:
+            key += f" {len(runs)}"  # another run for all we know, or measured twice
+        runs.setdefault(key, []).append(member)
+    return [sorted(run, key=lambda m: int(m["num_samples"])) for run in runs.values()]
 
 
 def _row(
-    protocol: Protocol, run: list[Mapping[str, Any]], names: list[str], bounds: list[int]
+    protocol: Protocol,
+    run: list[Mapping[str, Any]],
+    names: list[str],
+    bounds: list[int],
+    most: list[int],
 ) -> Row:
     """One run's figures, from its evaluations by rising K.
 
-    L_K comes from each of them, all else from the one with the most samples.
+    L_K comes from each of them, all else from the one with the most samples; where a section has
+    several such K (`most`), what hangs on K has a column for each.
     """
     last = run[-1]
     row: Row = dict(zip(PROTOCOL, protocol, strict=True))
@@ -169,31 +252,21 @@ def _row(
     row |= {f"L_{e['num_samples']}": Number(e["nll"], e.get("nll_se")) for e in run}
     elbo, bits, bad = (last.get(key) for key in ("elbo", "bits_per_dim", "pareto_k_bad"))
     row["ELBO"] = None if elbo is None else Number(elbo)
-    row["bits/dim"] = None if bits is None else Number(bits, decimals=3)
-    row["active"] = "+".join(str(n) for n in (last.get("active_units") or {}).values()) or None
-    row["% k > 0.7"] = None if bad is None else Number(100 * bad, decimals=1)
+    row["active"] = _active(last.get("active_units") or {})
+    for k in most:
+        of_k = f", K = {k}" if len(most) > 1 else ""
+        this = k == last["num_samples"]
+        row[f"bits/dim{of_k}"] = Number(bits, decimals=3) if this and bits is not None else None
+        share = Number(100 * bad, decimals=1) if this and bad is not None else None
+        row[f"% k > 0.7{of_k}"] = share
     return row
 
 
-def _mean_row(rows: Sequence[Row]) -> Row:
-    """Mean ± standard deviation over the seeds of one setting, of the figures that all have."""
-    mean: Row = {}
-    for name, first in rows[0].items():
-        cells = [cell for row in rows if isinstance(cell := row[name], Number)]
-        if len(cells) == len(rows):
-            values = [cell.value for cell in cells]
-            mean[name] = Number(
-                float(np.mean(values)), float(np.std(values, ddof=1)), cells[0].decimals
-            )
-        elif name == "run":
-            mean[name] = "mean ± sd"
-        elif name == "seed":
-            mean[name] = f"{len({row[name] for row in rows})} seeds"
-        else:
-            mean[name] = None if cells or name == "active" else first
-    if "run" not in mean:
-        mean["seed"] = f"mean ± sd of {mean['seed']}"
-    return mean
+def _active(counts: Mapping[str, int]) -> str | None:
+    """Active units by site, z1 first; of a deep hierarchy their sum."""
+    if len(counts) > _MANY_SITES:
+        return f"{sum(counts.values())} in {len(counts)} sites"
+    return "+".join(map(str, counts.values())) or None
 
 
 def _site_cells(evaluation: Mapping[str, Any]) -> Row:

@@ -32,7 +32,7 @@ from matplotlib.axes import Axes
 
 from evaluation._axes import epoch, epochs, fit_late, last, log_if_wide, marker, require, values_of
 from evaluation._canvas import BLUE, GREEN, GREY, ORANGE, PURPLE, drawing, save, site_colours
-from evaluation.comparison import Number, Section, compare
+from evaluation.comparison import HERE, Number, Section, compare
 from evaluation.pictures import (
     image_grid,
     nearest_images,
@@ -40,6 +40,7 @@ from evaluation.pictures import (
     samples_over_time,
     samples_with_neighbours,
 )
+from evaluation.published import Published, with_published
 from ppl_vae.errors import UsageError
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -159,9 +160,18 @@ def compare_curves(histories: Mapping[str, xr.Dataset], path: str | Path) -> Pat
         return save(figure, path)
 
 
-def compare_likelihoods(evaluations: Sequence[Mapping[str, Any]], path: str | Path) -> Path:
-    """L_K ± standard error of each run: a panel a protocol, a colour and a shape for each K."""
-    sections = compare(evaluations, means=False)
+def compare_likelihoods(
+    evaluations: Sequence[Mapping[str, Any]],
+    path: str | Path,
+    published: Sequence[Published] = (),
+) -> Path:
+    """L_K ± standard error of each run: a panel a protocol, a colour and a shape for each K.
+
+    Seeds of one setting are followed by their mean ± standard deviation. Numbers from papers stand
+    hollow, in panels that a run of the same protocol has.
+    """
+    measured = compare(evaluations)
+    sections = with_published(measured, published)[: len(measured)]
     counts = [len(section.rows) for section in sections]
     with drawing(8.4, sum(0.95 + 0.3 * n for n in counts) + 0.2) as figure:
         axes = figure.subplots(
@@ -175,7 +185,7 @@ def compare_likelihoods(evaluations: Sequence[Mapping[str, Any]], path: str | Pa
             ax.set_yticks(range(len(section.rows)), [section.label(row) for row in section.rows])
             ax.set_ylim(len(section.rows) - 0.5, -0.5)
             ax.set_title(section.protocol.text)
-            ax.set_xlabel("-log p(x) by L_K, nats per image, ± standard error; lower is better")
+            ax.set_xlabel("-log p(x) by L_K, nats per image, ± se (means: ± sd); lower is better")
             ax.grid(axis="y", visible=False)
             ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
         return save(figure, path)
@@ -202,16 +212,24 @@ def _bounds(ax: Axes, section: Section) -> None:
     apart = np.linspace(-0.16, 0.16, len(columns)) if len(columns) > 1 else np.zeros(1)
     styles = zip(columns, site_colours(len(columns)), cycle("osD^vP"), apart, strict=False)
     for column, colour, shape, offset in styles:
-        known = {i: p for i, r in enumerate(section.rows) if isinstance(p := r[column], Number)}
-        ax.errorbar(
-            [point.value for point in known.values()],
-            [i + offset for i in known],
-            xerr=[point.error or 0.0 for point in known.values()],
-            fmt=shape,
-            color=colour,
-            capsize=3,
-            label=column,
-        )
+        for published in (False, True):
+            points = {
+                i: point
+                for i, row in enumerate(section.rows)
+                if isinstance(point := row[column], Number)
+                and (row.get("source", HERE) != HERE) == published
+            }
+            if points:
+                ax.errorbar(
+                    [point.value for point in points.values()],
+                    [i + offset for i in points],
+                    xerr=[point.error or 0.0 for point in points.values()],
+                    fmt=shape,
+                    color=colour,
+                    mfc="white" if published else colour,
+                    capsize=3,
+                    label=f"{column}, paper" if published else column,
+                )
 
 
 def _train_and_valid(ax: Axes, history: xr.Dataset, name: str) -> None:

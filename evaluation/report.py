@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from evaluation.comparison import KEYS, PROTOCOL, Cell, Row, Section, compare
+from evaluation.check_tables import compare_checks
+from evaluation.comparison import KEYS, Cell, Row, Section, compare, said_once, sites_down
+from evaluation.published import Published, with_published
 from ppl_vae.errors import UsageError
 
 _NOTE = (
@@ -70,54 +72,44 @@ def summary(
     }
 
 
-def table(evaluations: Sequence[Mapping[str, Any]], *, style: str = "text") -> str:
-    """`compare` as text, or with `style="markdown"` for a page: a table for each protocol."""
+def table(
+    evaluations: Sequence[Mapping[str, Any]],
+    *,
+    style: str = "text",
+    published: Sequence[Published] = (),
+) -> str:
+    """`compare` as text, or with `style="markdown"` for a page: a table for each protocol.
+
+    A table for each check follows; numbers from papers (`published_numbers`) stand beside those
+    measured where protocol and bound are the same.
+    """
     if style not in ("text", "markdown"):
         raise UsageError(f"style: expected text or markdown, came {style!r}")
-    return "\n\n".join(_text(section, style) for section in compare(evaluations))
-
-
-def _text(section: Section, style: str) -> str:
-    """One protocol's tables: what all rows share is said above, a single row stands upright."""
-    rows, sites = section.rows, section.sites
-    shared = {
-        name: cell
-        for name, cell in rows[0].items()
-        if name not in (*PROTOCOL, "run", "seed", "active")
-        and isinstance(cell, str | int)
-        and all(row[name] == cell for row in rows)
-    }
-    if len(rows) == 1 and style == "text":
-        width = max(map(len, rows[0]))
-        parts = [
-            "\n".join(
-                f"{name.ljust(width)}  {_show(cell)}"
-                for name, cell in rows[0].items()
-                if cell is not None
-            )
-        ]
-    else:
-        rows = [{name: cell for name, cell in row.items() if name not in shared} for row in rows]
-        parts = [" · ".join(f"{name} {cell}" for name, cell in shared.items())] if shared else []
-        parts.append(_render(rows, style))
-    parts.append(_NOTE)
-    if sites:
-        parts += ["KL by site, nats per image (active units)", _render(_narrow(sites), style)]
+    sections = with_published(compare(evaluations), published)
+    parts = [_text(section, style) for section in sections]
+    for check in compare_checks(evaluations):
+        parts += [check.title, _rows(check.rows, style)]
     return "\n\n".join(parts)
 
 
-def _narrow(rows: list[Row]) -> list[Row]:
-    """Rows turned on their side, runs as columns, where that makes the table narrower."""
-    sites = list(dict.fromkeys(site for row in rows for site in row if site != "run"))
-    if len(rows) > 1 and len(sites) <= max(6, len(rows)):
-        return rows
-    names = [str(row["run"]) for row in rows] if len(rows) > 1 else ["KL (active)"]
-    if len(set(names)) < len(names):
-        names = [f"{name} ({i})" for i, name in enumerate(names, start=1)]
-    turned: list[Row] = [{"site": site} for site in sites]
-    for line in turned:
-        line |= {n: row.get(str(line["site"])) for n, row in zip(names, rows, strict=True)}
-    return turned
+def _text(section: Section, style: str) -> str:
+    """One protocol's tables, and what their columns are."""
+    parts = [_rows(section.rows, style), _NOTE]
+    if section.sites:
+        sites = sites_down(section.sites)
+        parts += ["KL by site, nats per image (active units)", _render(sites, style)]
+    return "\n\n".join(parts)
+
+
+def _rows(rows: list[Row], style: str) -> str:
+    """A table: what all rows share is said above, a single row stands upright."""
+    if len(rows) == 1 and style == "text":
+        width = max(map(len, rows[0]))
+        lines = [f"{k.ljust(width)}  {_show(v)}" for k, v in rows[0].items() if v is not None]
+        return "\n".join(lines)
+    shared, rows = said_once(rows)
+    above = " · ".join(f"{name} {cell}" for name, cell in shared.items())
+    return "\n\n".join(filter(None, [above, _render(rows, style)]))
 
 
 def _render(rows: Sequence[Row], style: str) -> str:

@@ -91,7 +91,11 @@ def _parser() -> Parser:
     compare.add_argument(
         "runs", nargs="+", type=Path, metavar="RUN", help="runs, or folders of runs"
     )
-    compare.add_argument("--out", type=Path, metavar="FOLDER", help="draw the comparison there")
+    compare.add_argument("--out", type=Path, metavar="FOLDER", help="figures and a page there")
+    compare.add_argument(
+        "--published", nargs="?", const="", metavar="TABLE",
+        help="papers' numbers beside them, of a YAML or JSON table (the project's own)",
+    )  # fmt: skip
     compare.add_argument("--markdown", action="store_true", help="tables for a page")
     return parser
 

@@ -22,6 +22,7 @@ from ppl_vae.recipes import Recipe
 from ppl_vae.typed import room, zoo
 
 if TYPE_CHECKING:
+    from evaluation.published import Published
     from ppl_vae.runs import Run
 
 
@@ -86,14 +87,14 @@ def evaluate(args: Namespace) -> None:
         "run": str(args.run), "recipe": recipe.name, "ppl": ppl, "weights": which,
         "batch_norm": args.batch_norm, "seed": recipe.training.seed,
     }  # fmt: skip
-    told = evaluating.evaluate(
-        run, subject, args.samples or recipe.evaluation.samples, chosen, recipe.data, about
-    )
+    samples = args.samples or recipe.evaluation.samples
+    told = evaluating.evaluate(run, subject, samples, chosen, recipe.data, about, _command())
     if args.json:
         print(json.dumps(told))
     else:
         print(evaluating.text(told))
-        print(f"\npictures: {run.figures}\nnumbers:  {run.path}/evaluation.json")
+        print(f"\nreport:   {run.path}/report.html")
+        print(f"pictures: {run.figures}\nnumbers:  {run.path}/evaluation.json")
 
 
 def sample(args: Namespace) -> None:
@@ -133,17 +134,16 @@ def reconstruct(args: Namespace) -> None:
 
 
 def compare(args: Namespace) -> None:
-    """Tables of evaluated runs, one for each protocol, and figures if asked for."""
-    from evaluation import figures, table
+    """Tables of evaluated runs, one for each protocol, and figures and a page if asked for."""
+    from evaluation import published_numbers, table
 
+    published = [] if args.published is None else published_numbers(args.published or None)
     runs = [run for path in args.runs for run in _runs_in(path)]
     told = [_evaluation_of(run) for run in runs]
-    print(table(told, style="markdown" if args.markdown else "text"))
+    print(table(told, style="markdown" if args.markdown else "text", published=published))
     if args.out is not None:
-        args.out.mkdir(parents=True, exist_ok=True)
-        print(figures.compare_likelihoods(told, args.out / "likelihoods.png"))
-        histories = {str(run.path): run.history for run in runs}
-        print(figures.compare_curves(histories, args.out / "curves.png"))
+        for path in _draw_comparison(runs, told, published, args.out):
+            print(path)
 
 
 def _train_one(
@@ -152,9 +152,8 @@ def _train_one(
     from ppl_vae.runs import Run
 
     if not args.resume or (is_one_of_many and not (folder / "run.json").exists()):
-        command = shlex.join(["ppl-vae", *sys.argv[1:]])
         recipe = recipes.read(args.recipe, changes)
-        return experiment.begin(recipe, args.ppl or "pyro", folder, command)
+        return experiment.begin(recipe, args.ppl or "pyro", folder, _command())
     run = Run.open(folder)
     if args.ppl not in (None, run.ppl):
         raise UsageError(f"--ppl: {folder} was begun in {run.ppl}: leave --ppl out, or begin anew")
@@ -205,6 +204,42 @@ def _evaluation_of(run: Run) -> dict[str, Any]:
             f"{run.path}: no evaluation.json of a finished evaluation in it: run "
             f"ppl-vae evaluate {run.path}"
         ) from error
+
+
+def _draw_comparison(
+    runs: Sequence[Run],
+    told: Sequence[dict[str, Any]],
+    published: Sequence[Published],
+    out: Path,
+) -> list[Path]:
+    """Figures of several runs and the page that shows them."""
+    from evaluation import Code, Picture, comparison_page, figures
+
+    out.mkdir(parents=True, exist_ok=True)
+    bounds = figures.compare_likelihoods(told, out / "likelihoods.png", published)
+    histories = {str(run.path): run.history for run in runs}
+    curves = figures.compare_curves(histories, out / "curves.png")
+    pictures = [
+        Picture(
+            bounds,
+            "-log p(x) by L_K, nats per image, lower is better; ± standard error over images, of "
+            "means the standard deviation over seeds.",
+        ),
+        Picture(curves, "ELBO over training, nats per image; higher is better."),
+    ]
+    page = comparison_page(
+        out / "compare.html",
+        told,
+        published=published,
+        pictures=pictures,
+        facts={"command": Code(_command())},
+    )
+    return [bounds, curves, page]
+
+
+def _command() -> str:
+    """The command as it was given."""
+    return shlex.join(["ppl-vae", *sys.argv[1:]])
 
 
 def _out(out: Path | None, default: Path) -> Path:

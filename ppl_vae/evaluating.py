@@ -1,7 +1,12 @@
 """One evaluation of a run: the likelihood, the checks asked for, and all of it kept in its folder.
 
 RUN/evaluation.json     the summary (`evaluation.summary`) and each check's numbers
+<<<<<<< HEAD
 RUN/evaluation.nc       every array: a group `likelihood`, and one for each check
+=======
+RUN/evaluation.nc       every array: the likelihood's at the root, a group for each check
+RUN/report.html         the same told in tables, words and figures (`ppl_vae.reporting`)
+>>>>>>> page
 """
 
 from __future__ import annotations
@@ -10,6 +15,7 @@ __all__ = ["chosen", "evaluate", "text"]
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +24,7 @@ from ppl_vae import judging
 from ppl_vae.judging import Finding, Subject
 from ppl_vae.overrides import override
 from ppl_vae.recipes import DataSettings
+from ppl_vae.reporting import write_report
 from ppl_vae.typed import checked_arguments
 
 if TYPE_CHECKING:
@@ -57,8 +64,9 @@ def evaluate(
     chosen: Chosen,
     data: DataSettings,
     about: Mapping[str, Any],
+    command: str = "",
 ) -> dict[str, Any]:
-    """Measure, keep, and give the summary that `--json` prints.
+    """Measure, keep, report, and give the summary that `--json` prints.
 
     Args:
         run: whose folder keeps it.
@@ -66,14 +74,16 @@ def evaluate(
         chosen: see `chosen`.
         data: the recipe's, for the protocol.
         about: what names the run in tables.
+        command: that evaluates, for the report.
     """
     from evaluation import summary
 
     likelihood = _likelihood(subject, num_samples)
     findings = [judging.check(name).judge(subject, sets) for name, sets in chosen.items()]
+    by_site = _by_site(subject)
     told = summary(
         likelihood,
-        **_by_site(subject),
+        **by_site,
         data=data.name,
         binarisation=data.binarization,
         split="test",
@@ -81,7 +91,9 @@ def evaluate(
     )
     if findings:
         told["checks"] = {finding.name: finding.told for finding in findings}
+        told["check_settings"] = {name: asdict(settings) for name, settings in chosen.items()}
     _keep(run, likelihood, findings, told)
+    write_report(run, subject, told, likelihood, by_site["active_units"], findings, command)
     return told
 
 

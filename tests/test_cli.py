@@ -206,7 +206,8 @@ def test_compare(call: Ppl, trained: Callable[[str], Path], tmp_path: Path) -> N
     assert status == 0, err
     assert "pyro" in out
     assert "numpyro" in out
-    assert {p.name for p in (tmp_path / "figures").iterdir()} == {"likelihoods.png", "curves.png"}
+    written = {p.name for p in (tmp_path / "figures").iterdir()}
+    assert written == {"likelihoods.png", "curves.png", "compare.html"}
     status, below, _ = call("compare", runs[0].parent, "--markdown")
     assert status == 0
     assert "| " in below
