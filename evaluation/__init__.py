@@ -8,14 +8,17 @@ from __future__ import annotations
 
 __all__ = [
     "active_units",
+    "annealed_bounds",
     "choose_beta",
     "compare",
     "dci",
     "disentanglement_scores",
     "factor_vae_score",
     "figures",
+    "gap_parts",
     "higgins_score",
     "importance_weighted_nll",
+    "likelihood_ladder",
     "modularity",
     "mutual_information_gap",
     "sampled",
@@ -25,11 +28,14 @@ __all__ = [
 ]
 
 from evaluation import figures
+from evaluation.annealing import annealed_bounds
 from evaluation.beta_choice import choose_beta
 from evaluation.disentanglement import disentanglement_scores, sampled
 from evaluation.factor_information import modularity, mutual_information_gap
 from evaluation.factor_regression import dci, sap_score
 from evaluation.fixed_factor import factor_vae_score, higgins_score
+from evaluation.gaps import gap_parts
+from evaluation.ladder import likelihood_ladder
 from evaluation.latents import active_units
 from evaluation.likelihood import importance_weighted_nll
 from evaluation.report import compare, summary, table

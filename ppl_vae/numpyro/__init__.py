@@ -1,5 +1,6 @@
 """What every NumPyro program here stands on; `ppl_vae.pyro` offers the same names."""
 
+from ppl_vae.numpyro.annealing import annealed_log_weights, stream_annealed_log_weights
 from ppl_vae.numpyro.bind import bind
 from ppl_vae.numpyro.build import build
 from ppl_vae.numpyro.distributions import DiscretizedLogistic
@@ -11,6 +12,7 @@ from ppl_vae.numpyro.inference import (
     stream_log_weights,
 )
 from ppl_vae.numpyro.likelihoods import Likelihood
+from ppl_vae.numpyro.local import local_elbo
 from ppl_vae.numpyro.objective import Objective, Terms
 from ppl_vae.numpyro.sampling import posterior_sample, reconstruct, sample, temperature
 from ppl_vae.numpyro.training import fit
@@ -23,12 +25,14 @@ __all__ = [
     "Objective",
     "Site",
     "Terms",
+    "annealed_log_weights",
     "bind",
     "build",
     "data_shape",
     "fit",
     "latent_sites",
     "load_state",
+    "local_elbo",
     "log_weights",
     "posterior_moments",
     "posterior_sample",
@@ -36,6 +40,7 @@ __all__ = [
     "sample",
     "site_terms",
     "state",
+    "stream_annealed_log_weights",
     "stream_log_weights",
     "temperature",
 ]
