@@ -12,9 +12,10 @@ arXiv 1611.04273, section 3.1).
 
 from __future__ import annotations
 
-__all__ = ["annealed_bounds", "bracket_figure"]
+__all__ = ["annealed_bounds", "bracket_figure", "joined_starts"]
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -31,13 +32,13 @@ _IMAGE = {
     "lower": ("nats per image", "lower bound of log p(x) by forward chains, higher is better"),
     "lower_chain_se": (
         "nats per image",
-        "standard error of lower over chains, by the delta method",
+        "standard error of lower over chains (delta method)",
     ),
     "ess": ("1", "effective sample size of the forward chains, at most their number"),
     "upper": ("nats per image", "upper bound of log p(x) by reverse chains, lower is better"),
     "upper_chain_se": (
         "nats per image",
-        "standard error of upper over chains, by the delta method",
+        "standard error of upper over chains (delta method)",
     ),
     "gap": ("nats per image", "upper less lower, lower is better"),
 }
@@ -92,6 +93,15 @@ def annealed_bounds(forward: Any, reverse: Any = None) -> xr.Dataset:
     result["num_chains"] = len(forward)
     result["num_images"] = forward.shape[1]
     return result
+
+
+def joined_starts(bounds: Sequence[xr.Dataset], starts: Sequence[str]) -> xr.Dataset:
+    """`annealed_bounds` of several paths along a new axis `start`."""
+    axis = xr.DataArray(list(starts), dims="start", attrs={"long_name": "what the path begins at"})
+    return xr.concat(
+        bounds, axis.rename("start"), data_vars="all", coords="minimal", compat="override",
+        join="exact",
+    )  # fmt: skip
 
 
 def bracket_figure(bounds: xr.Dataset, path: str | Path, *, title: str = "") -> Path:

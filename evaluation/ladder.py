@@ -4,10 +4,10 @@ r"""The importance-weighted bound at several K, from one stream of samples, and 
     \qquad B = \lfloor S / K \rfloor
 
 over disjoint blocks b of an image's S samples: each rung uses all of the stream, and its
-expectation is that of L_K (Burda et al. 2015, arXiv 1509.00519). Where the weights have a variance,
-log p(x) - L_K falls as 1 / K (Nowozin 2018, Debiasing evidence approximations, ICLR; Domke & Sheldon
-2018, Importance weighting and variational inference, arXiv 1808.09034, theorem 3), more slowly
-where they have none. So the rungs are extended by
+expectation is that of L_K (Burda et al. 2015, arXiv 1509.00519). Where the weights have a
+variance, log p(x) - L_K falls as 1 / K (Nowozin 2018, Debiasing evidence approximations, ICLR;
+Domke & Sheldon 2018, Importance weighting and variational inference, arXiv 1808.09034, theorem 3),
+more slowly where they have none. So the rungs are extended by
 
 .. math:: L_K = L_\infty - c K^{-a}, \qquad 0.1 < a \le 1,
 
@@ -152,8 +152,8 @@ def _checked(ladder: Sequence[int] | None, num_samples: int) -> list[int]:
         raise UsageError(f"ladder: expected rising K from 1 on, came {tuple(chosen)}")
     if chosen[-1] > num_samples:
         raise UsageError(
-            f"ladder: expected K of at most {num_samples}, the samples an image, came {chosen[-1]}: "
-            "draw more samples, or leave that rung out"
+            f"ladder: expected K of at most {num_samples}, the samples an image, came "
+            f"{chosen[-1]}: draw more samples, or leave that rung out"
         )
     return chosen
 
@@ -165,11 +165,10 @@ def _bounds(block: Array, k: int) -> Array:
     for i in range(block.shape[1]):
         log_w = block[: count * k, i].astype(np.float64).reshape(count, k)
         highest = log_w.max(axis=1)
-        with np.errstate(divide="ignore"):  # a block of weights that are all zero is -inf
-            shifted = np.exp(log_w - np.where(np.isfinite(highest), highest, 0.0)[:, None])
-            found[i] = (
-                np.where(np.isfinite(highest), highest, 0.0) + np.log(shifted.mean(1))
-            ).mean()
+        highest[np.isneginf(highest)] = 0.0
+        with np.errstate(divide="ignore"):  # the logarithm of K zeros is -inf
+            means = np.exp(log_w - highest[:, None]).mean(axis=1)
+            found[i] = (highest + np.log(means)).mean()
     return found
 
 

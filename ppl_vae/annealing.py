@@ -1,4 +1,4 @@
-r"""Annealed importance sampling, what both PPLs share of it: the path, its settings, what comes out.
+r"""Annealed importance sampling, what both PPLs share: the path, its settings, what comes out.
 
 .. math:: f_\beta(z) = p_0(z)^{1 - \beta}\, p(x, z)^\beta, \qquad
     \log w = \sum_t (\beta_t - \beta_{t-1}) \log \frac{p(x, z_{t-1})}{p_0(z_{t-1})}

@@ -10,6 +10,7 @@ __all__ = ["chosen", "evaluate", "text"]
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -70,6 +71,7 @@ def evaluate(
     from evaluation import summary
 
     likelihood = _likelihood(subject, num_samples)
+    subject = replace(subject, likelihood=likelihood)
     findings = [judging.check(name).judge(subject, sets) for name, sets in chosen.items()]
     told = summary(
         likelihood,
@@ -93,13 +95,13 @@ def text(told: Mapping[str, Any]) -> str:
 
 
 def _likelihood(subject: Subject, num_samples: int) -> xr.Dataset:
-    from evaluation import importance_weighted_nll
+    from evaluation import likelihood_ladder
 
     images = subject.images
     blocks = subject.programs.stream_log_weights(
         *subject.pair, images, num_samples, **subject.drawn
     )
-    return importance_weighted_nll(
+    return likelihood_ladder(
         _progress(blocks, len(images), f"L_{num_samples}"), num_dims=int(np.prod(images.x_shape))
     )
 

@@ -29,6 +29,7 @@ class Subject:
         data: the whole data set, where a check needs training images, labels or factors.
         history: of training (`ppl_vae.loop`), or None.
         params: what `fit` learned for plain functions.
+        likelihood: of `images` (`evaluation.likelihood_ladder`), where it was measured already.
         seed, batch_norm: of every draw (`ppl_vae.<ppl>.asking`).
     """
 
@@ -40,6 +41,7 @@ class Subject:
     data: Dataset | None = None
     history: xr.Dataset | None = None
     params: dict[str, Any] | None = None
+    likelihood: xr.Dataset | None = None
     seed: int = 0
     batch_norm: str = "running"
 

@@ -62,7 +62,7 @@ def annealed_log_weights(
             chains run back from them too.
         params: what `fit` learned for plain functions.
         seed: of the draws.
-        batch_norm: "running" or "recomputed"; see `ppl_vae.numpyro.asking`.
+        batch_norm: "running" alone; see `ppl_vae.numpyro.asking`.
         block: images times chains that move at once.
 
     Raises:
@@ -111,10 +111,10 @@ def stream_annealed_log_weights(
 
 def _checked(guide: Any, settings: AnnealingSettings, batch_norm: str) -> Any:
     """The guide, or None where the path does not need it."""
-    if batch_norm == "batch":
+    if batch_norm != "running":
         raise UsageError(
-            "batch_norm: expected running or recomputed for annealing, came batch, under which "
-            "the chains would depend on each other"
+            f"batch_norm: expected running for annealing, came {batch_norm}: the chains and what "
+            "they were simulated from need one and the same model"
         )
     if settings.start == "prior":
         return None

@@ -60,7 +60,7 @@ def local_elbo(
         eval_samples: fresh draws of the ELBO that is returned.
         params: what `fit` learned for plain functions.
         seed: of the draws.
-        batch_norm: "running" or "recomputed"; see `ppl_vae.numpyro.asking`.
+        batch_norm: "running" alone; see `ppl_vae.numpyro.asking`.
         block: images times samples that pass through the nets at once.
 
     Returns:
@@ -94,8 +94,9 @@ def local_elbo(
             binarise, noise = random.split(random.fold_in(key, start))
             images = data.batch(slice(start, start + size), binarise)
             found.append([np.asarray(part) for part in run(values, images, noise)])
-    elbo, begun = (np.concatenate([part[i] for part in found]) for i in (0, 1))
-    return {"elbo": elbo, "begun": begun, "curve": sum(part[2] for part in found) / len(x)}
+    after, before = (np.concatenate([part[i] for part in found]) for i in (0, 1))
+    curve = np.sum([part[2] for part in found], axis=0) / len(x)
+    return {"elbo": after, "begun": before, "curve": curve}
 
 
 def _check(
@@ -103,10 +104,10 @@ def _check(
 ) -> None:
     if family not in FAMILIES:
         raise UsageError(f"family: unknown {family!r}: {nearest(family, FAMILIES)}")
-    if batch_norm == "batch":
+    if batch_norm != "running":
         raise UsageError(
-            "batch_norm: expected running or recomputed for local answers, came batch, under which "
-            "images depend on each other"
+            f"batch_norm: expected running for local answers, came {batch_norm}: each image's "
+            "answer is to be its own"
         )
     if isinstance(guide, AutoGuide):
         raise UsageError(

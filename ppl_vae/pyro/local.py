@@ -57,7 +57,7 @@ def local_elbo(
         eval_samples: fresh draws of the ELBO that is returned.
         params: what `fit` learned for plain functions.
         seed: of the draws.
-        batch_norm: "running" or "recomputed"; see `ppl_vae.pyro.asking`.
+        batch_norm: "running" alone; see `ppl_vae.pyro.asking`.
         block: images times samples that pass through the nets at once.
 
     Returns:
@@ -81,8 +81,9 @@ def local_elbo(
                 _measured(densities, images, at, eval_samples, num_samples) for at in (best, begun)
             ]
             found.append([*elbos, curve * len(images)])
-    elbo, begun = (np.concatenate([part[i] for part in found]) for i in (0, 1))
-    return {"elbo": elbo, "begun": begun, "curve": sum(part[2] for part in found) / len(x)}
+    after, before = (np.concatenate([part[i] for part in found]) for i in (0, 1))
+    curve = np.sum([part[2] for part in found], axis=0) / len(x)
+    return {"elbo": after, "begun": before, "curve": curve}
 
 
 def _check(
@@ -90,10 +91,10 @@ def _check(
 ) -> None:
     if family not in FAMILIES:
         raise UsageError(f"family: unknown {family!r}: {nearest(family, FAMILIES)}")
-    if batch_norm == "batch":
+    if batch_norm != "running":
         raise UsageError(
-            "batch_norm: expected running or recomputed for local answers, came batch, under which "
-            "images depend on each other"
+            f"batch_norm: expected running for local answers, came {batch_norm}: each image's "
+            "answer is to be its own"
         )
     if keeps_order(guide):
         raise UsageError(
