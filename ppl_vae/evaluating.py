@@ -1,7 +1,7 @@
 """One evaluation of a run: the likelihood, the checks asked for, and all of it kept in its folder.
 
 RUN/evaluation.json     the summary (`evaluation.summary`) and each check's numbers
-RUN/evaluation.nc       every array: the likelihood's at the root, a group for each check
+RUN/evaluation.nc       every array: a group `likelihood`, and one for each check
 """
 
 from __future__ import annotations
@@ -129,7 +129,8 @@ def _keep(
 
     from ppl_vae.runs import write_atomically
 
-    tree = xr.DataTree(likelihood)
+    # Side by side: a group below another would have to be about the same images.
+    tree = xr.DataTree(children={"likelihood": xr.DataTree(likelihood)})
     for finding in findings:
         data = finding.data
         tree[finding.name] = data if isinstance(data, xr.DataTree) else xr.DataTree(data)

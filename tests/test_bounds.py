@@ -64,15 +64,15 @@ def test_weights_are_unbiased_however_short_the_chains(ppl: str, start: str) -> 
     assert (found.acceptance > 0.2).all()
 
 
-@pytest.mark.parametrize("start", STARTS)
-def test_bounds_close_on_the_likelihood(ppl: str, start: str) -> None:
-    """The benchmark's own measure, with fewer points and shorter chains."""
-    problem = LinearGaussian(num_data=20)
-    settings = AnnealingSettings(start=start, num_temperatures=200, num_chains=8, num_leapfrogs=5)  # type: ignore[arg-type]
-    row = linear_gaussian_bdmc.measured(problem, ppl, settings)
-    assert row["lower_less_exact"] < 2 * row["lower_se"]
-    assert row["upper_less_exact"] > -2 * row["upper_se"]
-    assert row["gap"] < {"prior": 0.3, "guide": 0.05}[start]
+def test_bounds_close_on_the_likelihood(ppl: str) -> None:
+    """The benchmark's own measure, with fewer points, fewer and shorter chains."""
+    settings = AnnealingSettings(
+        start="guide", num_temperatures=60, num_chains=8, num_leapfrogs=4, pilot_temperatures=60
+    )
+    row = linear_gaussian_bdmc.measured(LinearGaussian(num_data=30), ppl, settings)
+    assert row["lower_less_exact"] < 3 * row["lower_se"]
+    assert row["upper_less_exact"] > -3 * row["upper_se"]
+    assert row["gap"] < 0.15  # the guide's own divergence is 1.1 nats
     assert row["acceptance"] == pytest.approx(0.65, abs=0.1)
 
 
@@ -176,10 +176,12 @@ def test_settings_out_of_range(changes: dict[str, Any], message: str) -> None:
 # Densities at vectors
 
 
-@pytest.mark.parametrize("guide", ["mean-field", "ladder", "bottom-up"])
-@pytest.mark.parametrize("by", ["prior", "guide", "site"])
+@pytest.mark.parametrize(
+    ("by", "guide"),
+    [("prior", "mean-field"), ("guide", "ladder"), ("guide", "bottom-up"), ("site", "ladder")],
+)
 def test_densities_agree_and_carry_their_jacobian(by: str, guide: str) -> None:
-    """In the prior's noise the prior is N(0, I), in the guide's the guide; the same in both PPLs."""
+    """In the prior's noise the prior is N(0, I), in the guide's the guide; alike in both PPLs."""
     pairs = {ppl: Case(ppl, "hierarchy", guide).build() for ppl in PPLS}
     weights = noisy(room("pyro").state(*pairs["pyro"]))
     u = 0.5 * np.random.default_rng(0).standard_normal((6, 6))
@@ -370,10 +372,9 @@ TINY = (
 QUICK = [
     f"{check}.{setting}"
     for check, settings in {
-        "ais": "images=4 temperatures=6 chains=3 leapfrogs=2 pilot_temperatures=4 samples=30",
-        "bdmc": "images=4 temperatures=6 chains=3 leapfrogs=2 pilot_temperatures=4 samples=30",
-        "gap": "images=4 temperatures=6 chains=3 leapfrogs=2 pilot_temperatures=4 samples=30 "
-        "steps=5 eval_samples=8",
+        "ais": "images=4 starts=[prior] temperatures=6 chains=3 leapfrogs=2 samples=30",
+        "bdmc": "images=4 starts=[guide] temperatures=6 chains=3 leapfrogs=2 samples=30",
+        "gap": "images=4 temperatures=0 samples=30 steps=5 eval_samples=8",
     }.items()
     for setting in settings.split()
 ]
@@ -402,10 +403,10 @@ def test_checks_of_a_run(ppl: str, run: Path, capsys: pytest.CaptureFixture[str]
         parts = (told["gap"][f"{part}_{family}"] for part in ("approximation", "amortization"))
         assert sum(parts) == pytest.approx(told["gap"]["total"])
     tree = xr.load_datatree(run / "evaluation.nc", engine="h5netcdf")
-    assert tree["bound_mean"].values.tolist() == list(told["ladder"]["bounds"].values())
+    assert tree["likelihood/bound_mean"].values.tolist() == list(told["ladder"]["bounds"].values())
     assert tree["ais/lower"].dims == ("start", "image")
     assert tree["bdmc/gap"].attrs["units"] == "nats per image"
-    for name in ("ladder", "bdmc-guide", "bdmc-prior", "gap"):
+    for name in ("ladder", "bdmc-guide", "gap"):
         assert (run / "figures" / f"{name}.png").stat().st_size > 2000
 
 

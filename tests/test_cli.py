@@ -132,7 +132,7 @@ def test_evaluate_gives_json_last(call: Ppl, trained: Callable[[str], Path], ppl
     assert told["nll"] <= -told["elbo"]
     assert told["bits_per_dim"] == pytest.approx(told["nll"] / (64 * np.log(2)))
     assert json.loads((run / "evaluation.json").read_text(encoding="utf-8")) == told
-    kept = xr.load_dataset(run / "evaluation.nc", engine="h5netcdf")
+    kept = xr.load_dataset(run / "evaluation.nc", group="likelihood", engine="h5netcdf")
     assert kept.sizes["image"] == 40
     assert float(kept["nll"].mean()) == pytest.approx(told["nll"])
 
