@@ -22,7 +22,7 @@ from ppl_vae.numpyro.guide import Guide
 from ppl_vae.numpyro.objective import Objective, traces
 
 ROWS = 8192  # images times samples that pass through the nets at once
-HELD = 4_000_000  # weights that a block of images has at most: memory is flat in samples too
+HELD = 1_000_000  # weights that a block of images has at most: memory is flat in samples too
 
 
 def log_weights(
