@@ -22,6 +22,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
+from matplotlib.ticker import MaxNLocator
 
 from evaluation._canvas import BLUE, GREY, ORANGE, drawing, save
 from ppl_vae.errors import UsageError
@@ -113,14 +114,13 @@ def bracket_figure(bounds: xr.Dataset, path: str | Path, *, title: str = "") -> 
         ax = figure.subplots()
         at = np.arange(len(order))
         ax.vlines(at, lower - centre, upper - centre, color=GREY, linewidth=1.2)
-        ax.plot(at, lower - centre, "^", color=BLUE, markersize=4.5, label="lower: forward chains")
-        ax.plot(
-            at, upper - centre, "v", color=ORANGE, markersize=4.5, label="upper: reverse chains"
-        )
-        ax.set_xlabel("simulated images, the widest bracket first")
+        ax.plot(at, lower - centre, "^", color=BLUE, markersize=4.5, label="lower")
+        ax.plot(at, upper - centre, "v", color=ORANGE, markersize=4.5, label="upper")
+        ax.set_xlabel("simulated images, the widest bracket first; crossed ones are noise")
         ax.set_ylabel("nats from the bracket's middle")
         ax.set_title(title or "log p(x) between its bounds")
-        ax.legend(loc="upper right")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2)
         return save(figure, path)
 
 

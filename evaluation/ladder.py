@@ -129,14 +129,13 @@ def ladder_figure(ladder: xr.Dataset, path: str | Path, *, title: str = "") -> P
             ax.annotate(
                 f"{value:.2f}",
                 (at, value),
-                (0, 8),
+                (7, -11),
                 textcoords="offset points",
-                ha="center",
                 color=GREY,
                 fontsize=8.5,
             )
         ax.set_xscale("log")
-        ax.margins(x=0.08, y=0.15)
+        ax.margins(x=0.1, y=0.15)
         ax.set_xticks(k, [str(n) for n in k], minor=False)
         ax.set_xticks([], minor=True)
         ax.set_xlabel("K, importance samples an image")

@@ -62,7 +62,7 @@ def judge(subject: Subject, settings: Settings) -> Finding:
         bounds = annealed_bounds(chains.forward, chains.reverse)
         bounds["acceptance"] = "image", chains.acceptance
         found.append(bounds)
-        title = f"log p(x) between its bounds, chains from the {path.start}"
+        title = f"Bounds by chains from the {path.start}"
         file = subject.figures / f"bdmc-{path.start}.png"
         pictures.append(bracket_figure(bounds, file, title=title))
     data = joined_starts(found, settings.starts)
