@@ -14,6 +14,7 @@ __all__ = [
     "active_units",
     "agreement",
     "calibration",
+    "annealed_bounds",
     "choose_beta",
     "compare",
     "convergence",
@@ -23,11 +24,13 @@ __all__ = [
     "disentanglement_scores",
     "factor_vae_score",
     "figures",
+    "gap_parts",
     "higgins_score",
     "image_statistics",
     "importance_weighted_nll",
     "leave_one_image_out",
     "leave_one_pixel_out",
+    "likelihood_ladder",
     "modularity",
     "mutual_information_gap",
     "plot_calibration",
@@ -45,6 +48,7 @@ __all__ = [
 ]
 
 from evaluation import figures
+from evaluation.annealing import annealed_bounds
 from evaluation.beta_choice import choose_beta
 from evaluation.calibration import calibration, plot_calibration
 from evaluation.check_tables import compare_checks
@@ -52,6 +56,8 @@ from evaluation.disentanglement import disentanglement_scores, sampled
 from evaluation.factor_information import modularity, mutual_information_gap
 from evaluation.factor_regression import dci, sap_score
 from evaluation.fixed_factor import factor_vae_score, higgins_score
+from evaluation.gaps import gap_parts
+from evaluation.ladder import likelihood_ladder
 from evaluation.latents import active_units
 from evaluation.likelihood import importance_weighted_nll
 from evaluation.page import Chapter, Code, Picture, Table, write_page

@@ -77,7 +77,7 @@ def importance_weighted_nll(
         raise UsageError(f"num_dims: expected the numbers in one image, 1 or more, came {num_dims}")
     measured: list[_Measured] = []
     num_samples = None
-    for block in _blocks(log_weights):
+    for block in blocks_of(log_weights):
         if num_samples is not None and len(block) != num_samples:
             raise UsageError(
                 f"log_weights: a block has {len(block)} samples, those before it {num_samples}: "
@@ -106,7 +106,7 @@ class _Measured(NamedTuple):
     note: str  # why pareto_k is no finite number, "" where it is one
 
 
-def _blocks(log_weights: Any) -> Iterator[Array]:
+def blocks_of(log_weights: Any) -> Iterator[Array]:
     """Blocks (num_samples, images) of whatever came, each checked for its shape and type."""
     if hasattr(log_weights, "ndim"):
         yield _block(log_weights)

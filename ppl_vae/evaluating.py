@@ -1,12 +1,8 @@
 """One evaluation of a run: the likelihood, the checks asked for, and all of it kept in its folder.
 
 RUN/evaluation.json     the summary (`evaluation.summary`) and each check's numbers
-<<<<<<< HEAD
 RUN/evaluation.nc       every array: a group `likelihood`, and one for each check
-=======
-RUN/evaluation.nc       every array: the likelihood's at the root, a group for each check
 RUN/report.html         the same told in tables, words and figures (`ppl_vae.reporting`)
->>>>>>> page
 """
 
 from __future__ import annotations
@@ -15,7 +11,7 @@ __all__ = ["chosen", "evaluate", "text"]
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -79,6 +75,7 @@ def evaluate(
     from evaluation import summary
 
     likelihood = _likelihood(subject, num_samples)
+    subject = replace(subject, likelihood=likelihood)
     findings = [judging.check(name).judge(subject, sets) for name, sets in chosen.items()]
     by_site = _by_site(subject)
     told = summary(
@@ -105,13 +102,13 @@ def text(told: Mapping[str, Any]) -> str:
 
 
 def _likelihood(subject: Subject, num_samples: int) -> xr.Dataset:
-    from evaluation import importance_weighted_nll
+    from evaluation import likelihood_ladder
 
     images = subject.images
     blocks = subject.programs.stream_log_weights(
         *subject.pair, images, num_samples, **subject.drawn
     )
-    return importance_weighted_nll(
+    return likelihood_ladder(
         _progress(blocks, len(images), f"L_{num_samples}"), num_dims=int(np.prod(images.x_shape))
     )
 

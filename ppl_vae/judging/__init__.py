@@ -20,6 +20,10 @@ from ppl_vae.errors import UsageError, nearest
 from ppl_vae.judging.subject import Finding, Subject
 
 CHECKS: dict[str, str] = {
+    "ladder": "L_K at K = 1, 10, 100, 1000, 5000 …, and where it leads",
+    "ais": "log p(x) bounded by annealed importance sampling (also --bound ais)",
+    "bdmc": "log p(x) of simulated images between two bounds (also --bound bdmc)",
+    "gap": "what the ELBO falls short by: approximation against amortisation",
     "disentanglement": "which unit holds which true factor: six metrics (sprites, dsprites)",
     "calibration": "ranks of simulated latents under the guide, a verdict for each site",
     "nuts": "the guide's posterior beside that of Markov chains, for a few images",

@@ -31,6 +31,7 @@ class Subject:
         history: of training (`ppl_vae.loop`), or None.
         params: what `fit` learned for plain functions.
         twin: gives the same pair in NumPyro, where its classes are in both PPLs.
+        likelihood: of `images` (`evaluation.likelihood_ladder`), where it was measured already.
         seed, batch_norm: of every draw (`ppl_vae.<ppl>.asking`).
     """
 
@@ -43,6 +44,7 @@ class Subject:
     history: xr.Dataset | None = None
     params: dict[str, Any] | None = None
     twin: Callable[[], tuple[Any, Any]] | None = None
+    likelihood: xr.Dataset | None = None
     seed: int = 0
     batch_norm: str = "running"
 

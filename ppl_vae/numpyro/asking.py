@@ -58,6 +58,8 @@ def asked(
         def one_pass(rng_key: Any, stored: Any) -> None:
             if data is None:
                 model(n=100)
+            elif guide is None:
+                model(prepared(data, stored, rng_key)[0])
             else:
                 traces(model, guide, prepared(data, stored, rng_key)[0])
 

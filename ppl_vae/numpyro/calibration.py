@@ -15,8 +15,9 @@ from numpyro.infer.autoguide import AutoGuide
 
 from ppl_vae.numpyro.asking import asked, running
 from ppl_vae.numpyro.bind import bind
+from ppl_vae.numpyro.densities import repeated
 from ppl_vae.numpyro.guide import Guide
-from ppl_vae.numpyro.inference import ROWS, _repeated
+from ppl_vae.numpyro.inference import ROWS
 from ppl_vae.numpyro.objective import traces
 from ppl_vae.numpyro.replay import IMAGES, at, densities, simulate
 from ppl_vae.ranking import ROUNDING, Counts, check_counts, flat, ranks
@@ -93,8 +94,8 @@ def _counts(model: Any, guide: Any, x: Array, z: Any, repeats: int, left: Any) -
     if isinstance(guide, Guide):  # the image is encoded once, whatever the number of draws
         with bind(guide.name, guide) as bound:
             features = bound.encode(x)
-        kwargs["features"] = jax.tree.map(lambda t: _repeated(t, repeats, n), features)
-    trace, _ = traces(model, guide, _repeated(x, repeats, n), **kwargs)
+        kwargs["features"] = jax.tree.map(lambda t: repeated(t, repeats, n), features)
+    trace, _ = traces(model, guide, repeated(x, repeats, n), **kwargs)
     here = {site: trace[site]["value"] for site in z}
     draws = flat({"z": here, **densities(trace, repeats * n)})
     use = jnp.arange(repeats) < left

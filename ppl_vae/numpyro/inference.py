@@ -16,11 +16,13 @@ from numpyro.infer.autoguide import AutoGuide
 from ppl_vae.errors import UsageError
 from ppl_vae.numpyro.asking import asked, prepared, running
 from ppl_vae.numpyro.bind import bind
+from ppl_vae.numpyro.densities import repeated
 from ppl_vae.numpyro.distributions import unwrapped
 from ppl_vae.numpyro.guide import Guide
 from ppl_vae.numpyro.objective import Objective, traces
 
 ROWS = 8192  # images times samples that pass through the nets at once
+HELD = 1_000_000  # weights that a block of images has at most: memory is flat in samples too
 
 
 def log_weights(
@@ -82,7 +84,7 @@ def stream_log_weights(
         raise UsageError(f"num_samples: expected at least 1, came {num_samples}")
     rows = block or ROWS
     with asked(model, guide, x, params, seed, batch_norm) as (data, values, key):
-        size = max(1, min(len(data), 100, rows))
+        size = max(1, min(len(data), 100, rows, HELD // num_samples))
         at_once = max(1, min(rows // size, num_samples))
         if isinstance(guide, AutoGuide):  # a posterior for each place in the batch
             size, at_once = len(data), 1
@@ -111,8 +113,8 @@ def _weights(model: Any, guide: Any, x: Array, repeats: int) -> Array:
     if isinstance(guide, Guide):  # the image is encoded once, whatever the number of samples
         with bind(guide.name, guide) as bound:
             features = bound.encode(x)
-        kwargs["features"] = jax.tree.map(lambda t: _repeated(t, repeats, n), features)
-    many = _repeated(x, repeats, n)
+        kwargs["features"] = jax.tree.map(lambda t: repeated(t, repeats, n), features)
+    many = repeated(x, repeats, n)
     terms = Objective().terms(model, guide, many, analytic=False, **kwargs)
     shared = [name for name, part in terms.kl.items() if part.ndim == 0]
     if shared:
@@ -121,12 +123,6 @@ def _weights(model: Any, guide: Any, x: Array, repeats: int) -> Array:
             "each image: put it into the data plate, or condition the model on its value"
         )
     return terms.log_weight().reshape(repeats, n)
-
-
-def _repeated(t: Any, repeats: int, n: int) -> Any:
-    if not hasattr(t, "ndim") or t.ndim == 0 or t.shape[0] != n:
-        return t
-    return jnp.tile(t, (repeats, *(1 for _ in t.shape[1:])))
 
 
 def site_terms(

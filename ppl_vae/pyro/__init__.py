@@ -1,5 +1,6 @@
 """What every Pyro program here stands on; `ppl_vae.numpyro` offers the same names."""
 
+from ppl_vae.pyro.annealing import annealed_log_weights, stream_annealed_log_weights
 from ppl_vae.pyro.bind import bind
 from ppl_vae.pyro.build import build
 from ppl_vae.pyro.calibration import calibration_ranks
@@ -12,6 +13,7 @@ from ppl_vae.pyro.inference import (
     stream_log_weights,
 )
 from ppl_vae.pyro.likelihoods import Likelihood
+from ppl_vae.pyro.local import local_elbo
 from ppl_vae.pyro.nuts import nuts
 from ppl_vae.pyro.objective import Objective, Terms
 from ppl_vae.pyro.replay import (
@@ -32,6 +34,7 @@ __all__ = [
     "Objective",
     "Site",
     "Terms",
+    "annealed_log_weights",
     "bind",
     "build",
     "calibration_ranks",
@@ -40,6 +43,7 @@ __all__ = [
     "latent_sites",
     "load_state",
     "log_densities",
+    "local_elbo",
     "log_weights",
     "nuts",
     "pixel_log_likelihood",
@@ -51,6 +55,7 @@ __all__ = [
     "simulate",
     "site_terms",
     "state",
+    "stream_annealed_log_weights",
     "stream_log_weights",
     "temperature",
     "weighted_draws",

@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ppl_vae.pyro.asking import asked, keeps_order
+from ppl_vae.pyro.densities import repeated
 from ppl_vae.pyro.guide import Guide
-from ppl_vae.pyro.inference import ROWS, _repeated
+from ppl_vae.pyro.inference import ROWS
 from ppl_vae.pyro.objective import traces
 from ppl_vae.pyro.replay import IMAGES, at, densities, simulate
 from ppl_vae.ranking import ROUNDING, Counts, check_counts, flat, ranks
@@ -79,8 +80,8 @@ def _counts(model: Any, guide: Any, x: Tensor, z: Any, repeats: int) -> Counts:
     truth = flat({"z": z, **densities(at(model, x, z), n)})
     if isinstance(guide, Guide):  # the image is encoded once, whatever the number of draws
         features = guide.encode(x)
-        kwargs["features"] = pytree.tree_map(lambda t: _repeated(t, repeats, n), features)
-    trace, _ = traces(model, guide, _repeated(x, repeats, n), **kwargs)
+        kwargs["features"] = pytree.tree_map(lambda t: repeated(t, repeats, n), features)
+    trace, _ = traces(model, guide, repeated(x, repeats, n), **kwargs)
     here = {site: trace.nodes[site]["value"] for site in z}
     draws = flat({"z": here, **densities(trace, repeats * n)})
     slack = ROUNDING * torch.finfo(x.dtype).eps

@@ -14,11 +14,13 @@ from torch.utils import _pytree as pytree
 
 from ppl_vae.errors import UsageError
 from ppl_vae.pyro.asking import asked, keeps_order
+from ppl_vae.pyro.densities import repeated
 from ppl_vae.pyro.distributions import unwrapped
 from ppl_vae.pyro.guide import Guide
 from ppl_vae.pyro.objective import Objective, traces
 
 ROWS = 8192  # images times samples that pass through the nets at once
+HELD = 1_000_000  # weights that a block of images has at most: memory is flat in samples too
 
 
 def log_weights(
@@ -80,7 +82,7 @@ def stream_log_weights(
         raise UsageError(f"num_samples: expected at least 1, came {num_samples}")
     rows = block or ROWS
     count = len(x)
-    size = max(1, min(count, 100, rows))
+    size = max(1, min(count, 100, rows, HELD // num_samples))
     at_once = max(1, rows // size)
     if keeps_order(guide):  # neither split nor repeated
         size, at_once = count, 1
@@ -115,8 +117,8 @@ def _weights(model: Any, guide: Any, x: Tensor, repeats: int) -> Tensor:
     kwargs = {}
     if isinstance(guide, Guide):  # the image is encoded once, whatever the number of samples
         features = guide.encode(x)
-        kwargs["features"] = pytree.tree_map(lambda t: _repeated(t, repeats, n), features)
-    many = _repeated(x, repeats, n)
+        kwargs["features"] = pytree.tree_map(lambda t: repeated(t, repeats, n), features)
+    many = repeated(x, repeats, n)
     terms = Objective().terms(model, guide, many, analytic=False, **kwargs)
     shared = [name for name, part in terms.kl.items() if part.dim() == 0]
     if shared:
@@ -125,12 +127,6 @@ def _weights(model: Any, guide: Any, x: Tensor, repeats: int) -> Tensor:
             "each image: put it into the data plate, or condition the model on its value"
         )
     return terms.log_weight().unflatten(0, (repeats, n))
-
-
-def _repeated(t: Any, repeats: int, n: int) -> Any:
-    if not isinstance(t, Tensor) or t.dim() == 0 or t.shape[0] != n:
-        return t
-    return t.repeat(repeats, *(1 for _ in t.shape[1:]))
 
 
 def site_terms(

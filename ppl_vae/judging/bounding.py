@@ -1,0 +1,99 @@
+"""What the checks that bound the likelihood share: images fixed once, their weights, progress."""
+
+from __future__ import annotations
+
+__all__ = ["annealed", "error", "finite", "fixed", "importance", "number", "simulated"]
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ppl_vae.annealing import Annealed, AnnealingSettings, joined
+from ppl_vae.errors import UsageError
+from ppl_vae.judging.subject import Subject
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from evaluation.comparison import Number
+    from ppl_vae.data import Images
+
+
+def fixed(subject: Subject, count: int, check: str) -> Images:
+    """The first `count` images that are asked about, at most all: 0 and 1 drawn once for all.
+
+    Bounds compare on one and the same binarisation alone; that of a position is `seed`'s.
+    """
+    if count < 1:
+        raise UsageError(f"{check}.images: expected at least 1, came {count}")
+    images = subject.images.take(min(count, len(subject.images)))
+    return images.fixed(subject.seed) if images.binarization == "dynamic" else images
+
+
+def simulated(subject: Subject, count: int, check: str) -> tuple[Any, dict[str, Any]]:
+    """(images (n, c, h, w), {site: (n, …)}) from the model: each with its exact posterior draw."""
+    if count < 1:
+        raise UsageError(f"{check}.images: expected at least 1, came {count}")
+    drawn = subject.programs.sample(subject.model, count, **subject.drawn)
+    arrays = {name: np.asarray(value) for name, value in drawn.items()}
+    x = arrays.pop("x")
+    del arrays["x_mean"]
+    return x, arrays
+
+
+def importance(subject: Subject, images: Any, num_samples: int) -> xr.Dataset:
+    """`evaluation.likelihood_ladder` of these images."""
+    from evaluation import likelihood_ladder
+
+    blocks = subject.programs.stream_log_weights(
+        *subject.pair, images, num_samples, **subject.drawn
+    )
+    counted = _progress(blocks, len(images), f"L_{num_samples}", lambda block: block.shape[1])
+    return likelihood_ladder(counted)
+
+
+def annealed(
+    subject: Subject,
+    images: Any,
+    settings: AnnealingSettings,
+    latents: dict[str, Any] | None = None,
+) -> Annealed:
+    """Annealed chains of these images, with progress."""
+    # A seed of its own: pilots and chains share no noise with what simulated the images.
+    drawn = {**subject.drawn, "seed": subject.seed + 1}
+    blocks = subject.programs.stream_annealed_log_weights(
+        *subject.pair, images, settings, latents=latents, **drawn
+    )
+    what = f"annealing from the {settings.start}"
+    return joined(_progress(blocks, len(images), what, lambda part: part.forward.shape[1]))
+
+
+def number(value: Any, of: Any = None) -> Number:
+    """A table's cell: a value, and its error where there is one."""
+    from evaluation.comparison import Number
+
+    return Number(float(value), None if of is None or not np.isfinite(of) else float(of))
+
+
+def error(values: Any) -> float:
+    """Standard error of the mean over images; NaN for one image."""
+    return float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else math.nan
+
+
+def finite(told: dict[str, Any]) -> dict[str, Any]:
+    """NaN and infinity as None: the JSON is strict."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in told.items()
+    }
+
+
+def _progress(parts: Iterable[Any], num_images: int, what: str, count: Any) -> Iterator[Any]:
+    from tqdm import tqdm
+
+    with tqdm(total=num_images, desc=what, unit="image", delay=1.0) as bar:
+        for part in parts:
+            yield part
+            bar.update(count(part))
