@@ -10,10 +10,12 @@ from ppl_vae.numpyro.inference import (
     site_terms,
     stream_log_weights,
 )
+from ppl_vae.numpyro.information import cross_log_prob, latent_free_log_prob, unit_kl
 from ppl_vae.numpyro.likelihoods import Likelihood
 from ppl_vae.numpyro.objective import Objective, Terms
 from ppl_vae.numpyro.sampling import posterior_sample, reconstruct, sample, temperature
 from ppl_vae.numpyro.training import fit
+from ppl_vae.numpyro.walking import interpolate, posterior_means, redraw, traverse
 from ppl_vae.numpyro.weights import load_state, state
 
 __all__ = [
@@ -25,17 +27,24 @@ __all__ = [
     "Terms",
     "bind",
     "build",
+    "cross_log_prob",
     "data_shape",
     "fit",
+    "interpolate",
+    "latent_free_log_prob",
     "latent_sites",
     "load_state",
     "log_weights",
+    "posterior_means",
     "posterior_moments",
     "posterior_sample",
     "reconstruct",
+    "redraw",
     "sample",
     "site_terms",
     "state",
     "stream_log_weights",
     "temperature",
+    "traverse",
+    "unit_kl",
 ]
