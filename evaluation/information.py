@@ -29,9 +29,7 @@ Array: TypeAlias = npt.NDArray[Any]
 NATS = "nats per image"
 
 
-def mutual_information(
-    log_q: Mapping[str, Any], kl: Mapping[str, Any] | None = None
-) -> xr.Dataset:
+def mutual_information(log_q: Mapping[str, Any], kl: Mapping[str, Any] | None = None) -> xr.Dataset:
     r"""I(x; z) under the guide, between two bounds, by site as the guide samples them.
 
     With z_n ~ q(z | x_n) and N images as a stratified sample of the data,
@@ -92,9 +90,7 @@ def mutual_information(
     )
 
 
-def bits_back(
-    log_likelihood: Any, latent_free: Any, kl: Mapping[str, Any]
-) -> xr.Dataset:
+def bits_back(log_likelihood: Any, latent_free: Any, kl: Mapping[str, Any]) -> xr.Dataset:
     r"""What the latents cost and what they save, as a code for images would count it.
 
     A code that sends z by q and then x by p(x | z) gets log q's bits back, so z costs the
@@ -119,7 +115,10 @@ def bits_back(
     >>> told.net.values
     array([5., 3.])
     """
-    likelihood, free = _images(log_likelihood, "log_likelihood"), _images(latent_free, "latent_free")
+    likelihood, free = (
+        _images(log_likelihood, "log_likelihood"),
+        _images(latent_free, "latent_free"),
+    )
     parts = {site: _images(value, f"kl: site {site}") for site, value in kl.items()}
     counts = {len(likelihood), len(free), *map(len, parts.values())}
     if len(counts) != 1 or not parts:
@@ -136,7 +135,11 @@ def bits_back(
             "saved": ("image", saved, _about("what the latents save")),
             "cost": ("image", cost, _about("what the latents cost, their divergence")),
             "net": ("image", saved - cost, _about("saved less cost")),
-            "cost_by_site": ("site", [part.mean() for part in parts.values()], _about("divergence")),
+            "cost_by_site": (
+                "site",
+                [part.mean() for part in parts.values()],
+                _about("divergence"),
+            ),
         },
         coords={"site": list(parts)},
     )

@@ -78,7 +78,9 @@ def two_dimensional(codes: Any, view: str = "tsne", *, seed: int = 0) -> Array:
     if len(array) < 4:
         raise UsageError(f"codes: t-SNE needs 4 images or more, came {len(array)}: give more")
     perplexity = min(30.0, (len(array) - 1) / 3)
-    return np.asarray(TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(array))
+    return np.asarray(
+        TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(array)
+    )
 
 
 def purity(codes: Any, labels: Any, *, num_clusters: int | None = None, seed: int = 0) -> float:
@@ -102,7 +104,9 @@ def purity(codes: Any, labels: Any, *, num_clusters: int | None = None, seed: in
     if clusters > len(array):
         raise UsageError(f"num_clusters: expected at most {len(array)} images, came {clusters}")
     found = KMeans(clusters, n_init=10, random_state=seed).fit_predict(array)
-    commonest = [np.unique(known[found == k], return_counts=True)[1].max() for k in np.unique(found)]
+    commonest = [
+        np.unique(known[found == k], return_counts=True)[1].max() for k in np.unique(found)
+    ]
     return float(np.sum(commonest) / len(known))
 
 
@@ -125,7 +129,9 @@ def linear_probe(train: Any, train_labels: Any, test: Any, test_labels: Any) -> 
     if len(np.unique(known)) < 2:
         raise UsageError("train_labels: expected two classes or more, came one: give more images")
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    return float(probe.fit(seen, known).score(asked, _labels(test_labels, len(asked), "test_labels")))
+    return float(
+        probe.fit(seen, known).score(asked, _labels(test_labels, len(asked), "test_labels"))
+    )
 
 
 def _codes(codes: Any, argument: str = "codes") -> Array:
@@ -146,5 +152,7 @@ def _labels(labels: Any, count: int, argument: str = "labels") -> Array:
         )
     array = np.asarray(labels)
     if array.shape != (count,):
-        raise UsageError(f"{argument}: expected one label for each of {count} images, came shape {array.shape}")
+        raise UsageError(
+            f"{argument}: expected one label for each of {count} images, came shape {array.shape}"
+        )
     return array

@@ -20,7 +20,9 @@ from ppl_vae.errors import UsageError, nearest
 from ppl_vae.judging.subject import Finding, Subject
 
 CHECKS: dict[str, str] = {
+    "collapse": "silent units, mutual information I(x; z), what latents cost and save",
     "disentanglement": "which unit holds which true factor: six metrics (sprites, dsprites)",
+    "latents": "active units, views by label, probes, sites redrawn, traversals",
 }
 """{name: what it tells} of the checks that `ppl-vae evaluate --check` takes."""
 

@@ -147,7 +147,9 @@ def latent_free_log_prob(
     """
     with asked(model, guide, x, params, seed, batch_norm) as data:
         count = len(data) if keeps_order(guide) else min(num_draws, len(data))
-        likelihood = unwrapped(traces(model, guide, data.batch(slice(0, count)))[0].nodes["x"]["fn"])
+        likelihood = unwrapped(
+            traces(model, guide, data.batch(slice(0, count)))[0].nodes["x"]["fn"]
+        )
         found = []
         for start in range(0, len(data), block):
             images = data.batch(slice(start, start + block))

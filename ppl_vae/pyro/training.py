@@ -291,7 +291,9 @@ class PyroTrainer:
         if len(images) > 1 and set(kl) == set(found):
             spread = [found[site][0].var(axis=0, ddof=1) for site in self.sites]
             row["active_units"] = [(part > loop.ACTIVE).sum() for part in spread]
-            row["active_units_kl"] = [(kl[site].mean(0) > loop.ACTIVE).sum().cpu() for site in self.sites]
+            row["active_units_kl"] = [
+                (kl[site].mean(0) > loop.ACTIVE).sum().cpu() for site in self.sites
+            ]
         return {name: np.array(values, dtype=np.float64) for name, values in row.items()}
 
     def prior_samples(self, num_samples: int) -> np.ndarray | None:

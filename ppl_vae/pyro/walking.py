@@ -74,7 +74,9 @@ def redraw(
     """
     held = held or {}
     with asked(model, None, None, params, seed, batch_norm, lambda: model(n=100)) as data:
-        n = check_held({name: np.shape(value) for name, value in held.items()}, latent_sites(model), n)
+        n = check_held(
+            {name: np.shape(value) for name, value in held.items()}, latent_sites(model), n
+        )
         values = {
             name: torch.as_tensor(value, dtype=data.dtype, device=data.values.device)
             for name, value in held.items()
