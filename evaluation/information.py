@@ -36,8 +36,9 @@ def mutual_information(log_q: Mapping[str, Any], kl: Mapping[str, Any] | None = 
 
     .. math::
         \text{lower} = \frac1N \sum_n \log \frac{q(z_n | x_n)}{\frac1N \sum_m q(z_n | x_m)}
-            \le \log N, \qquad
-        \text{upper} = \frac1N \sum_n \log \frac{q(z_n | x_n)}{\frac1{N-1} \sum_{m \ne n} q(z_n | x_m)}
+            \le \log N, \\
+        \text{upper} = \frac1N \sum_n
+            \log \frac{q(z_n | x_n)}{\frac1{N-1} \sum_{m \ne n} q(z_n | x_m)}
 
     In expectation they are on either side of I(x; z) for images drawn from the data's distribution
     (Poole et al. 2019, On variational bounds of mutual information, arXiv 1905.06922, sections 2.3
@@ -72,7 +73,7 @@ def mutual_information(log_q: Mapping[str, Any], kl: Mapping[str, Any] | None = 
         rows.append(_bounds(joint))
     num_images = len(joint)
     lower, error, upper = (np.array(part) for part in zip(*rows, strict=True))
-    data = {
+    data: dict[str, Any] = {
         "lower": ("site", lower, _about("mutual information of x and the sites so far, at least")),
         "lower_se": ("site", error, _about("standard error of lower, over images")),
         "gain": ("site", np.diff(lower, prepend=0.0), _about("what the site adds to lower")),
@@ -100,7 +101,7 @@ def bits_back(log_likelihood: Any, latent_free: Any, kl: Mapping[str, Any]) -> x
     .. math:: \text{saved} = E_q[\log p(x | z)] - \log \bar p(x), \qquad
         \text{net} = \text{saved} - KL
 
-    A collapsed latent costs nothing and saves nothing; an autoencoder's may cost more than it saves.
+    A collapsed latent costs and saves nothing; an autoencoder's may cost more than it saves.
 
     Arguments:
         log_likelihood: (images,), E_q[log p(x | z)], nats (`site_terms`).

@@ -58,8 +58,10 @@ def codes_by_label(
             if few and classes is not None:
                 _groups(ax, array, np.asarray(labels), classes)
             else:
-                colour = BLUE if labels is None else np.asarray(labels)
-                ax.scatter(*array.T, c=colour, s=5, lw=0, cmap="viridis", rasterized=True)
+                shade: dict[str, Any] = {"color": BLUE}
+                if labels is not None:
+                    shade = {"c": np.asarray(labels), "cmap": "viridis"}
+                ax.scatter(array[:, 0], array[:, 1], s=5, lw=0, rasterized=True, **shade)
             ax.set_title(name)
             ax.set_title((notes or {}).get(name, ""), loc="right", fontsize=8, color=GREY)
             ax.set_xticks([])
@@ -149,7 +151,7 @@ def side_by_side(histories: Mapping[str, xr.Dataset], path: str | Path) -> Path:
             if name in ("posterior_scale", "kl"):
                 every = [h[name].values.ravel() for h in histories.values() if name in h]
                 log_if_wide(row[0], np.concatenate(every))
-        for ax, (label, history) in zip(axes[0], histories.items(), strict=True):
+        for ax, label in zip(axes[0], histories, strict=True):
             ax.set_title(label, fontsize=9.5)
         for ax, history in zip(axes[-1], histories.values(), strict=True):
             epochs(ax, history)
@@ -175,4 +177,4 @@ def _groups(ax: Axes, points: Array, labels: Array, classes: Array) -> None:
     colours = matplotlib.colormaps["tab10" if len(classes) <= 10 else "tab20"].colors  # type: ignore[attr-defined]
     for colour, one in zip(colours, classes, strict=False):
         part = points[labels == one]
-        ax.scatter(*part.T, color=colour, s=5, lw=0, label=str(one), rasterized=True)
+        ax.scatter(part[:, 0], part[:, 1], color=colour, s=5, lw=0, label=str(one), rasterized=True)

@@ -9,7 +9,7 @@ __all__ = [
     "check_held",
     "check_images",
     "check_pairs",
-    "check_unit",
+    "check_units",
     "natural",
 ]
 
@@ -157,13 +157,13 @@ def check_pairs(
     return first, second
 
 
-def check_unit(site: str, unit: int, sites: Mapping[str, tuple[int, ...]]) -> None:
-    """UsageError where there is no such site, or it has no such unit."""
+def check_units(site: str, units: Sequence[int], sites: Mapping[str, tuple[int, ...]]) -> None:
+    """UsageError where there is no such site, or it has no such units."""
     if site not in sites:
         raise UsageError(f"site: the model has no latent site {site!r}: {nearest(site, sites)}")
     size = math.prod(sites[site])
-    if not 0 <= unit < size:
-        raise UsageError(f"unit: expected 0 to {size - 1}, those of {site}, came {unit}")
+    if not len(units) or not all(0 <= unit < size for unit in units):
+        raise UsageError(f"units: expected 0 to {size - 1}, those of {site}, came {list(units)}")
 
 
 def natural(name: str) -> tuple[str, int]:

@@ -88,7 +88,7 @@ def test_labels_are_asked_for_in_one_line() -> None:
 
 @pytest.mark.parametrize("noise", [0.7, 3.0])
 def test_information_of_the_linear_model(ppl: str, noise: float) -> None:
-    """I(x; z) = log det(I + W W' / s²) / 2, between the two bounds; both near it where it is low."""
+    """I(x; z) = log det(I + W W' / s²) / 2, between the two bounds, which are near each other."""
     linear = LinearGaussian(num_latents=2, noise=noise)
     rng = np.random.default_rng(1)
     x = rng.standard_normal((400, 2)) @ linear.weight.T + linear.bias
@@ -150,6 +150,7 @@ TINY = (
 SMALL = (
     "--images", "40", "--samples", "5", "--check", "latents,collapse",
     "--set", "latents.probe_images=200", "--set", "latents.steps=3", "--set", "collapse.draws=10",
+    "--set", "latents.traversals=2", "--set", "latents.shown=4",
 )  # fmt: skip
 
 
@@ -214,7 +215,8 @@ def unlabelled(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_labels_are_left_out_where_there_are_none(
     unlabelled: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    argv = ["evaluate", str(unlabelled), "--json", *SMALL]
+    argv = ["evaluate", str(unlabelled), "--json", "--images", "20", "--samples", "5"]
+    argv += ["--check", "latents", "--set", "latents.traversals=1", "--set", "latents.shown=2"]
     assert cli.main(argv) == 0
     told = json.loads(capsys.readouterr().out.splitlines()[-1])["checks"]["latents"]
     assert "purity" not in told

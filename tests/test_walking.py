@@ -128,7 +128,9 @@ def test_traversal_moves_one_unit(ppl: str) -> None:
     """z2's second unit takes the values; z3 and the first stay, z1 is at its prior's mean."""
     pair = walker(ppl)
     means = room(ppl).posterior_means(*pair, X[:2])
-    found = room(ppl).traverse(*pair, X[:2], "z2", 1, [-1.0, 0.5, 2.0])
+    found = room(ppl).traverse(*pair, X[:2], "z2", [0, 1], [-1.0, 0.5, 2.0])
+    np.testing.assert_allclose(np.asarray(found["z2"])[0, :, 0, 0], [-1.0, 0.5, 2.0])
+    found = {name: np.asarray(value)[1] for name, value in found.items()}
     z2 = np.asarray(found["z2"])
     np.testing.assert_allclose(z2[..., 1], [[-1.0] * 2, [0.5] * 2, [2.0] * 2])
     for same in (z2[..., 0], np.asarray(found["z3"])[..., 0]):
@@ -137,8 +139,8 @@ def test_traversal_moves_one_unit(ppl: str) -> None:
     held = {name: np.asarray(found[name])[2] for name in ("z3", "z2")}
     below = room(ppl).redraw(pair[0], held, at_mean=True)
     np.testing.assert_allclose(np.asarray(found["z1"])[2], below["z1"], rtol=1e-5, atol=1e-6)
-    with pytest.raises(UsageError, match=r"unit: expected 0 to 1, those of z2, came 2"):
-        room(ppl).traverse(*pair, X[:2], "z2", 2, [0.0])
+    with pytest.raises(UsageError, match=r"units: expected 0 to 1, those of z2, came \[2\]"):
+        room(ppl).traverse(*pair, X[:2], "z2", [2], [0.0])
 
 
 def test_divergence_by_unit_of_the_linear_model(ppl: str) -> None:
@@ -216,7 +218,7 @@ def test_both_ppls_agree(guide: str) -> None:
             found[ppl] = [
                 room(ppl).posterior_means(*pair, x),
                 room(ppl).interpolate(*pair, x, [(0, 1)], num_steps=3),
-                room(ppl).traverse(*pair, x, "z2", 0, [-1.0, 1.0]),
+                room(ppl).traverse(*pair, x, "z2", [0, 1], [[-1.0, 1.0], [0.0, 2.0]]),
             ]
     for ours, theirs in zip(*found.values(), strict=True):
         assert ours.keys() == theirs.keys()

@@ -28,8 +28,8 @@ REMEDIES = (
     "What the recipe could try where sites collapse: a warm-up of the divergence "
     "(objective.warmup_epochs; Bowman et al. 2016, Sønderby et al. 2016), held back at 0 for some "
     "epochs first (objective.delay_epochs), free bits (objective.free_bits, nats a site; Kingma et "
-    "al. 2016), a smaller weight (objective.beta below 1), a guide that shares the model's way down "
-    "(LadderGuide), batch norm in a hierarchy, or a decoder that cannot do without the latents."
+    "al. 2016), a smaller weight (objective.beta below 1), a guide that shares the model's way "
+    "down (LadderGuide), batch norm in a hierarchy, or a decoder that cannot do without latents."
 )
 
 
@@ -171,7 +171,7 @@ def _books(told: dict[str, Any]) -> Table:
     return Table(
         [row],
         "Nats per image. Without latents: the product of the model's own pixel marginals, over the "
-        "latents of other images. Net is saved less cost: what a bits-back code gains by the latents.",
+        "latents of other images. Net is saved less cost: what a bits-back code gains by them.",
     )
 
 
@@ -186,8 +186,8 @@ def _text(told: dict[str, Any], settings: Settings, num_images: int, few: int) -
         f"{silent} ({num_images} test images).",
         f"The latents tell between {low:.2f} and {high:.2f} nats of which image it is, I(x; z) "
         f"under the guide (Hoffman & Johnson 2016), from a stratified sample of {few} images: the "
-        f"lower bound holds each image's own posterior in the aggregate and cannot exceed log {few} "
-        f"= {top:.2f}; the upper one leaves it out, and is not above the divergence "
+        "lower bound holds each image's own posterior in the aggregate and cannot exceed "
+        f"log {few} = {top:.2f}; the upper one leaves it out, and is not above the divergence "
         "(Poole et al. 2019).",
         "Bits back (Hinton & van Camp 1993; Chen et al. 2017): sending z costs its divergence, and "
         "saves what the image then costs less.",
@@ -205,8 +205,8 @@ def _warnings(units: xr.Dataset, told: dict[str, Any], settings: Settings) -> li
     ]
     if told["information_lower"] > told["information_ceiling"] - 0.5:
         found.append(
-            "The lower bound of I(x; z) is at its ceiling: it says little more than that the images "
-            f"can be told apart; raise {NAME}.images."
+            "The lower bound of I(x; z) is at its ceiling: it says little more than that the "
+            f"images can be told apart; raise {NAME}.images."
         )
     if told["net"] < 0:
         found.append(

@@ -61,7 +61,7 @@ def judge(subject: Subject, settings: Settings) -> Finding:
     codes = {site: _flat(means[site]) for site in sites}
     labels = images.labels if labelled else None
     reading = _readings(subject, settings, codes, labels)
-    moved, pictures = _redrawn(subject, settings, images)
+    moved, pictures = _redrawn(subject, settings, images, means)
     views = {site: principal_components(code) for site, code in codes.items()}
     data = units.merge(reading).merge(moved).merge(_views(views, labels))
     told = {
@@ -153,16 +153,18 @@ def _readings(
     return xr.Dataset(found)
 
 
-def _redrawn(subject: Subject, settings: Settings, images: Any) -> tuple[xr.Dataset, list[Picture]]:
+def _redrawn(
+    subject: Subject, settings: Settings, images: Any, means: dict[str, Any]
+) -> tuple[xr.Dataset, list[Picture]]:
     """Images with the sites up to one redrawn and those above held."""
     few = images.take(min(settings.shown, len(images)))
-    means = subject.programs.posterior_means(*subject.pair, few, **subject.drawn)
+    means = {name: np.asarray(value)[: len(few)] for name, value in means.items()}
     sites = sorted((name for name in means if name != "x_mean"), key=natural)
-    held = np.asarray(means["x_mean"])
+    held = means["x_mean"]
     rows = {"image": few.images, "all held": held}
     moved = {}
     for i, site in enumerate(sites, start=1):
-        kept = {name: np.asarray(means[name]) for name in sites[i:]}
+        kept = {name: means[name] for name in sites[i:]}
         found = subject.programs.redraw(subject.model, kept, n=len(few), **subject.drawn)
         image = np.asarray(found["x_mean"])
         moved[site] = float(np.sqrt(np.mean((image - held) ** 2)))
@@ -182,13 +184,15 @@ def _walks(
 ) -> list[Picture]:
     """Traversals of the units of largest divergence, and interpolations."""
     rows = {}
-    for site, unit in _top_units(data, codes, settings.traversals):
-        column = codes[site][:, unit]
-        values = column.mean() + 2.5 * column.std() * np.linspace(-1, 1, settings.steps)
+    for site, units in _top_units(data, codes, settings.traversals).items():
+        chosen = codes[site][:, units]
+        ends = 2.5 * chosen.std(0)[:, None] * np.linspace(-1, 1, settings.steps)
+        values = chosen.mean(0)[:, None] + ends
         found = subject.programs.traverse(
-            *subject.pair, images[:1], site, unit, values.tolist(), **subject.drawn
+            *subject.pair, images[:1], site, units, values, **subject.drawn
         )
-        rows[f"{site}[{unit}]"] = np.asarray(found["x_mean"])[:, 0]
+        for unit, line in zip(units, np.asarray(found["x_mean"])[:, :, 0], strict=True):
+            rows[f"{site}[{unit}]"] = line
     pictures = []
     if rows:
         path = image_rows(
@@ -277,10 +281,10 @@ def _table(data: xr.Dataset) -> Table:
         rows.append(row)
     return Table(
         rows,
-        "KL: nats per image. 2 components: share of the posterior means' variance. Purity: share of "
-        "images whose label is the commonest of their k-means cluster. Probe: accuracy of logistic "
-        "regression on test images, trained on training images. Moved: root mean square change of "
-        "the mean image when the sites up to this one are redrawn.",
+        "KL: nats per image. 2 components: share of the posterior means' variance. Purity: share "
+        "of images whose label is the commonest of their k-means cluster. Probe: accuracy of "
+        "logistic regression on test images, trained on training images. Moved: root mean square "
+        "change of the mean image when the sites up to this one are redrawn.",
     )
 
 
@@ -297,16 +301,18 @@ def _text(data: xr.Dataset, settings: Settings, labelled: bool, num_images: int)
     return text
 
 
-def _top_units(data: xr.Dataset, codes: dict[str, Any], count: int) -> list[tuple[str, int]]:
-    """(site, unit) of largest divergence, by site, z1 first."""
+def _top_units(data: xr.Dataset, codes: dict[str, Any], count: int) -> dict[str, list[int]]:
+    """{site: units} of largest divergence over all sites, z1 first."""
     ranked = [
         (-float(kl), site, unit)
         for site in codes
         for unit, kl in enumerate(data["unit_kl"].sel(site=site).values[: codes[site].shape[1]])
         if np.isfinite(kl)
     ]
-    top = sorted(ranked)[:count]
-    return [(site, unit) for _, site, unit in sorted(top, key=lambda e: (natural(e[1]), e[0]))]
+    found: dict[str, list[int]] = {}
+    for _, site, unit in sorted(ranked)[:count]:
+        found.setdefault(site, []).append(unit)
+    return dict(sorted(found.items(), key=lambda item: natural(item[0])))
 
 
 def _thinned(rows: dict[str, Any], count: int) -> dict[str, Any]:

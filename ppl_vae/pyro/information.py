@@ -109,16 +109,8 @@ def cross_log_prob(
         size = max(1, (block or ROWS) // n)
         for start in range(0, n, size):
             some = {name: value[start : start + size] for name, value in values.items()}
-            count = min(size, n - start)
-            known = {name: value.repeat_interleave(n, 0) for name, value in some.items()}
-            kwargs = {}
-            if features is not None:
-                kwargs["features"] = pytree.tree_map(lambda t: _repeated(t, count, n), features)
-            with choose(lambda name, fn: known.get(name)):
-                trace = _guide_trace(model, guide, _repeated(images, count, n), **kwargs)
-            for name, site in _latents(trace, n * count).items():
-                log_prob = per_datum(site["fn"].log_prob(site["value"]), site, n * count)
-                parts.setdefault(name, []).append(log_prob.reshape(count, n).cpu())
+            for name, log_prob in _scored(model, guide, images, features, some).items():
+                parts.setdefault(name, []).append(log_prob.cpu())
     return {name: torch.cat(rows).numpy() for name, rows in parts.items()}
 
 
@@ -162,6 +154,23 @@ def latent_free_log_prob(
             others = (count - own.sum(1)).log()[:, None]
             found.append((log_prob.logsumexp(1) - others).sum(1))
         return torch.cat(found).cpu().numpy()
+
+
+def _scored(
+    model: Any, guide: Any, images: Tensor, features: Any, draws: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """{site: (draws, images)}: log densities of each draw under each image's posterior."""
+    n, count = len(images), len(next(iter(draws.values())))
+    known = {name: value.repeat_interleave(n, 0) for name, value in draws.items()}
+    kwargs = {}
+    if features is not None:  # the images are encoded once, whatever the number of draws
+        kwargs["features"] = pytree.tree_map(lambda t: _repeated(t, count, n), features)
+    with choose(lambda name, fn: known.get(name)):
+        trace = _guide_trace(model, guide, _repeated(images, count, n), **kwargs)
+    return {
+        name: per_datum(site["fn"].log_prob(site["value"]), site, n * count).reshape(count, n)
+        for name, site in _latents(trace, n * count).items()
+    }
 
 
 def _guide_trace(model: Any, guide: Any, x: Tensor, **kwargs: Any) -> Any:

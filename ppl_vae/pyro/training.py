@@ -282,7 +282,7 @@ class PyroTrainer:
             found = moments_of(trace)
         if not found or set(found) != set(self.sites):
             return None
-        row = {
+        row: dict[str, Any] = {
             "posterior_loc": [(found[site][0].min(), found[site][0].max()) for site in self.sites],
             "posterior_scale": [
                 (found[site][1].min(), found[site][1].max()) for site in self.sites

@@ -18,7 +18,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from ppl_vae.architecture import check_held, check_pairs, check_unit
+from ppl_vae.architecture import check_held, check_pairs, check_units
 from ppl_vae.errors import UsageError
 from ppl_vae.pyro.asking import asked, keeps_order
 from ppl_vae.pyro.guide import latent_sites
@@ -102,7 +102,8 @@ def posterior_means(
     """The guide walked in means: {site: (n, …)}, and "x_mean", the likelihood's mean under them.
 
     Each site is at its posterior's mean given the means of the sites before it, so nothing is
-    random but a dynamic binarisation. A posterior without a mean in closed form (a flow's) is drawn.
+    random but a dynamic binarisation. A posterior without a mean in closed form, such as a flow's,
+    is drawn.
     """
     found = []
     with asked(model, guide, x, params, seed, batch_norm) as data:
@@ -168,33 +169,43 @@ def traverse(
     guide: Any,
     x: Any,
     site: str,
-    unit: int,
-    values: Sequence[float],
+    units: Sequence[int],
+    values: Any,
     *,
     params: dict[str, Any] | None = None,
     seed: int = 0,
     batch_norm: str = "running",
 ) -> dict[str, Tensor]:
-    """Images as one unit of one site moves: {site: (values, n, …)} and "x_mean".
+    """Images as single units of one site move: {site: (units, values, n, …)} and "x_mean".
 
     The sites above stay at the images' posterior means, so do the other units of `site`; the sites
     below follow at their priors' means.
 
     Args:
-        unit: position in the site's event, flattened.
-        values: of that unit, one after the other.
+        units: positions in the site's event, flattened; one after the other.
+        values: (values,) that each of them takes, or (units, values).
     """
     drawn: dict[str, Any] = {"params": params, "seed": seed, "batch_norm": batch_norm}
     means = posterior_means(model, guide, x, **drawn)
     sites = [name for name in means if name != "x_mean"]  # in the model's order
-    check_unit(site, unit, {name: tuple(means[name].shape[1:]) for name in sites})
-    held = {name: np.asarray(means[name]) for name in sites[: sites.index(site) + 1]}
-    n, count = len(means[site]), len(values)
-    held = {name: np.repeat(value[None], count, 0) for name, value in held.items()}
-    held[site].reshape(count, n, -1)[:, :, unit] = np.asarray(values)[:, None]
-    held = {name: value.reshape(count * n, *value.shape[2:]) for name, value in held.items()}
+    check_units(site, units, {name: tuple(means[name].shape[1:]) for name in sites})
+    moved = np.asarray(values, dtype=np.float64)
+    moved = np.broadcast_to(moved, (len(units), moved.shape[-1]))
+    n, count = len(means[site]), moved.shape[1]
+    held = {}
+    for name in sites[: sites.index(site) + 1]:
+        value = np.asarray(means[name])
+        tiled = np.tile(value, (len(moved), count, *(1 for _ in value.shape)))
+        if name == site:
+            for row, unit, line in zip(tiled, units, moved, strict=True):
+                row.reshape(count, n, -1)[:, :, unit] = line[:, None]
+        held[name] = tiled.reshape(-1, *value.shape[1:])
     found = redraw(model, held, at_mean=True, **drawn)
-    return {name: value.unflatten(0, (count, n)) for name, value in found.items() if name != "x"}
+    return {
+        name: value.unflatten(0, (len(moved), count, n))
+        for name, value in found.items()
+        if name != "x"
+    }
 
 
 def _centre(fn: Any) -> Any:
@@ -210,6 +221,6 @@ def _refuse_fixed(guide: Any, what: str) -> None:
     """UsageError for guides that cannot be asked about repeated images."""
     if keeps_order(guide):
         raise UsageError(
-            f"{what}: {type(guide).__name__} keeps one posterior for each place in the batch, so it "
-            "cannot be asked about images in another order: take an amortised guide"
+            f"{what}: {type(guide).__name__} keeps one posterior for each place in the batch, so "
+            "it cannot be asked about images in another order: take an amortised guide"
         )
