@@ -138,7 +138,7 @@ def side_by_side(histories: Mapping[str, xr.Dataset], path: str | Path) -> Path:
     if not histories:
         raise UsageError("histories: expected {name: history}, one or more, came none")
     shown = [n for n in _SHOWN if any(n in history for history in histories.values())]
-    width = 1.2 + 1.9 * len(histories)
+    width = max(5.6, 1.2 + 1.9 * len(histories))
     with drawing(width, 0.5 + 1.7 * len(shown)) as figure:
         axes = figure.subplots(
             len(shown), len(histories), squeeze=False, sharey="row", sharex="col"
@@ -148,6 +148,8 @@ def side_by_side(histories: Mapping[str, xr.Dataset], path: str | Path) -> Path:
                 if name in history:
                     _history_panel(ax, history, name)
             row[0].set_ylabel(_SHOWN[name], fontsize=9)
+            if name == "active_units":
+                row[0].set_ylim(bottom=0)
             if name in ("posterior_scale", "kl"):
                 every = [h[name].values.ravel() for h in histories.values() if name in h]
                 log_if_wide(row[0], np.concatenate(every))

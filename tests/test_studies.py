@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ppl_vae import cli, studies, studying
+from ppl_vae import cli, experiment, studies, studying
 from ppl_vae.errors import UsageError
 from ppl_vae.runs import Run
 
@@ -24,7 +24,7 @@ STUDY: dict[str, Any] = {
         "evaluation.images": 8,
     },
     "members": {"plain": None, "weak": {"set": {"objective.beta": 0.1}}},
-    "seeds": [0, 1],
+    "seeds": [3],
     "columns": {"ELBO": "elbo", "KL": ["kl.z1", "kl.z1"], "weights": "parameters", "no": "kl.z9"},
 }
 
@@ -43,24 +43,44 @@ def test_a_study_is_trained_told_and_gone_on_with(
     assert cli.main(argv) == 0
     printed = capsys.readouterr().out
     assert printed.startswith((out / "table.md").read_text())
-    runs = [out / member / f"seed-{seed}" for member in ("plain", "weak") for seed in (0, 1)]
-    assert [Run.open(run).recipe["training"]["seed"] for run in runs] == [0, 1, 0, 1]
-    assert Run.open(runs[2]).recipe["objective"]["beta"] == 0.1
+    assert Run.open(out / "weak").recipe["objective"]["beta"] == 0.1
     told = json.loads((out / "study.json").read_text())["members"]
-    assert [one["member"] for one in told] == ["plain", "plain", "weak", "weak"]
+    assert [(one["member"], one["seed"], one["epochs"]) for one in told] == [
+        ("plain", 3, 1),
+        ("weak", 3, 1),
+    ]
     # 64 pixels, 4 hidden, 2 latents: guide 64*4+4 and 4*4+4, decoder 2*4+4 and 4*64+64
     assert {one["parameters"] for one in told} == {64 * 4 + 4 + 4 * 4 + 4 + 2 * 4 + 4 + 4 * 64 + 64}
     for name in ("training.png", "curves.png"):
         assert (out / name).stat().st_size > 1000
-
-    stamps = {run: (run / "evaluation.json").stat().st_mtime_ns for run in runs}
+    stamps = [(out / name / "evaluation.json").stat().st_mtime_ns for name in ("plain", "weak")]
     assert cli.main(argv) == 0  # nothing to do
     assert capsys.readouterr().out == printed
-    assert {run: (run / "evaluation.json").stat().st_mtime_ns for run in runs} == stamps
-    assert cli.main([*argv, "--set", "training.epochs=2", "--seeds", "1,0"]) == 0
-    told = json.loads((out / "study.json").read_text())["members"]
-    assert {one["epochs"] for one in told} == {2}
-    assert [one["seed"] for one in told] == [1, 0, 1, 0]
+    assert stamps == [
+        (out / name / "evaluation.json").stat().st_mtime_ns for name in ("plain", "weak")
+    ]
+
+
+def test_a_stopped_study_goes_on(tmp_path: Path) -> None:
+    """A member trained and not evaluated, and with fewer epochs than wanted now."""
+    study = studies.read(written(tmp_path, members={"plain": None}))
+    run = experiment.begin(study.runs()[0].recipe, "pyro", tmp_path / "out" / "plain")
+    assert int(run.history["epoch"][-1]) == 1
+    studying.run(study, tmp_path / "out", changes=["training.epochs=2"])
+    told = json.loads((tmp_path / "out" / "study.json").read_text())["members"]
+    assert [one["epochs"] for one in told] == [2]
+    with pytest.raises(UsageError, match=r"objective\.beta: cannot change with --resume"):
+        studying.run(study, tmp_path / "out", changes=["training.epochs=2", "objective.beta=2"])
+
+
+def test_seeds_have_folders_of_their_own(tmp_path: Path) -> None:
+    study = studies.read(written(tmp_path, seeds=[0, 1]))
+    assert [run.folder for run in study.runs()] == [
+        "plain/seed-0", "plain/seed-1", "weak/seed-0", "weak/seed-1",
+    ]  # fmt: skip
+    found = study.runs(["objective.beta=3"], seeds=[7])
+    assert [(run.folder, run.seed) for run in found] == [("plain", 7), ("weak", 7)]
+    assert {run.recipe.objective.beta for run in found} == {3.0}
 
 
 def test_table_of_means_and_deviations() -> None:
