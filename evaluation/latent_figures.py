@@ -51,7 +51,8 @@ def codes_by_label(
     rows = math.ceil(len(codes) / columns)
     classes = None if labels is None else np.unique(labels)
     few = classes is not None and len(classes) <= 20
-    with drawing(0.9 + 3.0 * columns, 0.5 + 2.9 * rows) as figure:
+    height = 2.9 if columns > 1 else 4.2
+    with drawing(max(5.6, 0.9 + 3.0 * columns), 0.5 + height * rows) as figure:
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
         for ax, (name, points) in zip(axes, codes.items(), strict=False):
             array = np.asarray(points)
@@ -61,7 +62,7 @@ def codes_by_label(
                 shade: dict[str, Any] = {"color": BLUE}
                 if labels is not None:
                     shade = {"c": np.asarray(labels), "cmap": "viridis"}
-                ax.scatter(array[:, 0], array[:, 1], s=5, lw=0, rasterized=True, **shade)
+                ax.scatter(array[:, 0], array[:, 1], s=9, lw=0, rasterized=True, **shade)
             ax.set_title(name)
             ax.set_title((notes or {}).get(name, ""), loc="right", fontsize=8, color=GREY)
             ax.set_xticks([])
@@ -179,4 +180,4 @@ def _groups(ax: Axes, points: Array, labels: Array, classes: Array) -> None:
     colours = matplotlib.colormaps["tab10" if len(classes) <= 10 else "tab20"].colors  # type: ignore[attr-defined]
     for colour, one in zip(colours, classes, strict=False):
         part = points[labels == one]
-        ax.scatter(part[:, 0], part[:, 1], color=colour, s=5, lw=0, label=str(one), rasterized=True)
+        ax.scatter(part[:, 0], part[:, 1], color=colour, s=9, lw=0, label=str(one), rasterized=True)

@@ -246,14 +246,15 @@ def _scatter(
     """Both two-dimensional views."""
     flat = {site: np.nan_to_num(view["scores"].values) for site, view in views.items()}
     shares = {site: f"{100 * float(v['explained'].sum()):.0f} %" for site, v in views.items()}
-    title = "First two principal components of posterior means, with their share of the variance"
-    path = subject.figures / "latents_pca.png"
-    pictures = [Picture(codes_by_label(flat, labels, path, title=title, notes=shares), title + ".")]
+    title, path = "Principal components of means", subject.figures / "latents_pca.png"
+    caption = "First two principal components of posterior means; their share of the variance."
+    pictures = [Picture(codes_by_label(flat, labels, path, title=title, notes=shares), caption)]
     if len(next(iter(codes.values()))) >= 4:
         near = {site: two_dimensional(code, seed=subject.seed) for site, code in codes.items()}
-        title = "t-SNE of posterior means: neighbours stay, distances and sizes mean nothing"
         path = subject.figures / "latents_tsne.png"
-        pictures.append(Picture(codes_by_label(near, labels, path, title=title), title + "."))
+        codes_by_label(near, labels, path, title="t-SNE of posterior means")
+        caption = "t-SNE of posterior means: neighbours stay, distances and sizes mean nothing."
+        pictures.append(Picture(path, caption))
     return pictures
 
 
