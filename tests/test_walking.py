@@ -204,14 +204,13 @@ def test_automatic_guides_are_refused(ppl: str) -> None:
         room(ppl).cross_log_prob(model, guide, STAIRS.x)
 
 
-@pytest.mark.parametrize("guide", ["ladder", "bottom-up"])
-def test_both_ppls_agree(guide: str) -> None:
+def test_both_ppls_agree() -> None:
     """Same weights, nothing random: the walks, float64."""
     found: dict[str, Any] = {}
     with side("numpyro").precision("float64"):
-        weights = noisy(room("pyro").state(*Case("pyro", "hierarchy", guide).build()))
+        weights = noisy(room("pyro").state(*Case("pyro", "hierarchy", "ladder").build()))
         for ppl in PPLS:
-            pair = Case(ppl, "hierarchy", guide).build()
+            pair = Case(ppl, "hierarchy", "ladder").build()
             side(ppl).double(*pair)
             room(ppl).load_state(*pair, weights)
             x = X.astype(float)
