@@ -13,13 +13,14 @@ __all__ = [
     "Table",
     "active_units",
     "agreement",
-    "calibration",
     "annealed_bounds",
+    "bits_back",
+    "calibration",
     "choose_beta",
     "compare",
-    "convergence",
     "compare_checks",
     "comparison_page",
+    "convergence",
     "dci",
     "disentanglement_scores",
     "factor_vae_score",
@@ -31,7 +32,9 @@ __all__ = [
     "leave_one_image_out",
     "leave_one_pixel_out",
     "likelihood_ladder",
+    "linear_probe",
     "modularity",
+    "mutual_information",
     "mutual_information_gap",
     "plot_calibration",
     "plot_forests",
@@ -39,11 +42,14 @@ __all__ = [
     "posterior_tree",
     "predictive_p_values",
     "predictive_tree",
+    "principal_components",
     "published_numbers",
+    "purity",
     "sampled",
     "sap_score",
     "summary",
     "table",
+    "two_dimensional",
     "write_page",
 ]
 
@@ -57,6 +63,7 @@ from evaluation.factor_information import modularity, mutual_information_gap
 from evaluation.factor_regression import dci, sap_score
 from evaluation.fixed_factor import factor_vae_score, higgins_score
 from evaluation.gaps import gap_parts
+from evaluation.information import bits_back, mutual_information
 from evaluation.ladder import likelihood_ladder
 from evaluation.latents import active_units
 from evaluation.likelihood import importance_weighted_nll
@@ -71,4 +78,5 @@ from evaluation.predictive import (
 )
 from evaluation.published import published_numbers
 from evaluation.report import compare, summary, table
+from evaluation.representation import linear_probe, principal_components, purity, two_dimensional
 from evaluation.side_by_side import comparison_page

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
-__all__ = ["Architecture", "check_batch", "check_cover", "check_images", "natural"]
+__all__ = [
+    "Architecture",
+    "check_batch",
+    "check_cover",
+    "check_held",
+    "check_images",
+    "check_pairs",
+    "check_units",
+    "natural",
+]
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -106,6 +116,54 @@ def check_cover(guide: Mapping[str, Any], model: Mapping[str, Any]) -> None:
         f"guide covers sites {_listed(guide, shapes)} but the model has {_listed(model, shapes)}: "
         "build the guide from this model, or give it one sample statement a latent site"
     )
+
+
+def check_held(
+    held: Mapping[str, tuple[int, ...]], sites: Mapping[str, tuple[int, ...]], n: int | None
+) -> int:
+    """How many images `redraw` makes: those of the held values' shapes, or `n`.
+
+    Args:
+        held: {site: shape of its values}.
+        sites: {site: event shape} of the model.
+    """
+    for name, shape in held.items():
+        if name not in sites:
+            raise UsageError(f"held: the model has no latent site {name!r}: {nearest(name, sites)}")
+        if tuple(shape[1:]) != tuple(sites[name]) or not shape:
+            expected = ", ".join(("n", *map(str, sites[name])))
+            raise UsageError(f"held: expected {name} of shape ({expected}), came {tuple(shape)}")
+    counts = {shape[0] for shape in held.values()} | ({n} if n is not None else set())
+    if len(counts) != 1 or min(counts) < 1:
+        came = ", ".join(map(str, sorted(counts))) or "none"
+        raise UsageError(
+            f"redraw: expected one number of images, in every held site and in n, came {came}: "
+            "hold as many values of each site, and give n where nothing is held"
+        )
+    return int(counts.pop())
+
+
+def check_pairs(
+    pairs: Sequence[tuple[int, int]], num_images: int, num_steps: int
+) -> tuple[list[int], list[int]]:
+    """(first, second) positions of image pairs; UsageError where there are no such images."""
+    if num_steps < 2:
+        raise UsageError(f"num_steps: expected at least 2, both ends, came {num_steps}")
+    first, second = [int(i) for i, _ in pairs], [int(j) for _, j in pairs]
+    if not first or not all(0 <= i < num_images for i in first + second):
+        raise UsageError(
+            f"pairs: expected one pair or more of positions below {num_images}, came {list(pairs)}"
+        )
+    return first, second
+
+
+def check_units(site: str, units: Sequence[int], sites: Mapping[str, tuple[int, ...]]) -> None:
+    """UsageError where there is no such site, or it has no such units."""
+    if site not in sites:
+        raise UsageError(f"site: the model has no latent site {site!r}: {nearest(site, sites)}")
+    size = math.prod(sites[site])
+    if not len(units) or not all(0 <= unit < size for unit in units):
+        raise UsageError(f"units: expected 0 to {size - 1}, those of {site}, came {list(units)}")
 
 
 def natural(name: str) -> tuple[str, int]:

@@ -1,4 +1,4 @@
-"""The command line: `ppl-vae list | train | evaluate | sample | reconstruct | compare`.
+"""The command line: `ppl-vae list | train | study | evaluate | sample | reconstruct | compare`.
 
 Arguments and errors only; what the verbs do stands in `ppl_vae.commands`. Results go to standard
 output, progress and errors to standard error. A mistake of the user's is one line and exit status
@@ -35,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         {
             "list": commands.list_known,
             "train": commands.train,
+            "study": commands.study,
             "evaluate": commands.evaluate,
             "sample": commands.sample,
             "reconstruct": commands.reconstruct,
@@ -85,6 +86,7 @@ def _parser() -> Parser:
     verbs = parser.add_subparsers(dest="verb", metavar="COMMAND", required=True)
     _verb(verbs, "list", "recipes, data sets, models and guides that are there")
     _train(verbs)
+    _study(verbs)
     _evaluate(verbs)
     _draws(verbs)
     compare = _verb(verbs, "compare", "put evaluated runs side by side")
@@ -115,6 +117,23 @@ def _train(verbs: Any) -> None:
     train.add_argument(
         "--sweep", action="append", default=[], metavar="KEY=V1,V2",
         help="one run for each value (each combination, if repeated), in a folder of runs",
+    )  # fmt: skip
+
+
+def _study(verbs: Any) -> None:
+    study = _verb(verbs, "study", "train, evaluate and compare the members of a study")
+    study.add_argument("study", metavar="STUDY", help="a name (see ppl-vae list) or a YAML file")
+    study.add_argument(
+        "--out", type=Path, metavar="FOLDER",
+        help="the study's folder (runs/STUDY); what stands in it is gone on with",
+    )  # fmt: skip
+    study.add_argument("--ppl", choices=PPLS, default="pyro", help="pyro unless told otherwise")
+    study.add_argument(
+        "--seeds", metavar="N1,N2", default="", help="in the place of the study's own"
+    )
+    study.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
+        help="change every member's recipe, or a check, such as training.epochs=50",
     )  # fmt: skip
 
 

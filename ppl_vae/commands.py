@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["compare", "evaluate", "list_known", "reconstruct", "sample", "train"]
+__all__ = ["compare", "evaluate", "list_known", "reconstruct", "sample", "study", "train"]
 
 import json
 import shlex
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ppl_vae import experiment, recipes
+from ppl_vae import experiment, recipes, studies
 from ppl_vae.errors import UsageError
 from ppl_vae.judging import CHECKS, Subject
 from ppl_vae.overrides import Change, parse_sweep
@@ -33,6 +33,9 @@ def list_known(args: Namespace) -> None:
     print("Recipes (ppl-vae train NAME):")
     for name in recipes.names():
         print(f"  {name:18}{recipes.description(name)}")
+    print("\nStudies (ppl-vae study NAME):")
+    for name in studies.names():
+        print(f"  {name:18}{studies.description(name)}")
     print("\nData sets (data.name in a recipe):")
     for name in data.names():
         about = data.source(name)
@@ -61,6 +64,24 @@ def train(args: Namespace) -> None:
             f"{run.path}: {int(history['epoch'][-1])} epochs, training ELBO "
             f"{float(history['elbo'][-1]):.2f} nats per image; pictures in {run.figures}"
         )
+
+
+def study(args: Namespace) -> None:
+    """Train, evaluate and compare the members of a study; goes on with what stands there."""
+    from ppl_vae import studying
+
+    seeds = [part.strip() for part in args.seeds.split(",") if part.strip()]
+    if not all(seed.isdecimal() for seed in seeds):
+        raise UsageError(f"--seeds: expected whole numbers such as 0,1,2, came {args.seeds!r}")
+    out = args.out or Path("runs") / Path(args.study).stem
+    out.mkdir(parents=True, exist_ok=True)
+    command = shlex.join(["ppl-vae", *sys.argv[1:]])
+    print(
+        studying.run(
+            studies.read(args.study), out, args.ppl, args.overrides, list(map(int, seeds)), command
+        )
+    )
+    print(f"\nfigures and numbers: {out}")
 
 
 def evaluate(args: Namespace) -> None:

@@ -3,6 +3,11 @@
 History is an xarray.Dataset over `step` (the optimiser's, at each epoch's end), `site` (z1 first)
 and `bound` (lowest, highest). Means over an epoch's images, under the weights as they were:
 `elbo` (divergence weight 1), `log_likelihood`, `kl`; nats per image, `elbo` higher is better.
+
+At an epoch's end, of the first training images and under one draw of the sites above: the lowest
+and highest `posterior_loc` and `posterior_scale`, and how many units are active, by the variance
+over images of their posterior means (`active_units`, Burda et al. 2015) and by their mean
+divergence (`active_units_kl`), either above 0.01.
 """
 
 from __future__ import annotations
@@ -25,6 +30,7 @@ from ppl_vae.errors import TrainingError
 from ppl_vae.runs import Arrays, Checkpoint, Run
 from ppl_vae.settings import ObjectiveSettings, TrainingSettings
 
+ACTIVE = 0.01  # a unit's least variance of means, or least nats of divergence, to count as active
 SAMPLE_EPOCHS = (1, 2, 5)  # times powers of ten: epochs at which prior samples are kept
 
 
@@ -59,7 +65,7 @@ class Trainer(Protocol):
         tick: Callable[[int], Any],
     ) -> EpochLog: ...
     def validate(self) -> tuple[float, np.ndarray] | None: ...
-    def posterior_range(self) -> tuple[np.ndarray, np.ndarray] | None: ...
+    def posterior_range(self) -> dict[str, np.ndarray] | None: ...  # history's
     def prior_samples(self, num_samples: int) -> np.ndarray | None: ...
     def weights(self) -> Arrays: ...
     def averaged_weights(self) -> Arrays | None: ...
@@ -175,7 +181,7 @@ def _one_epoch(
             progress.best_elbo, progress.best_epoch = float(row["valid_elbo"]), progress.epoch
     ranges = trainer.posterior_range()
     if ranges is not None:
-        row["posterior_loc"], row["posterior_scale"] = ranges
+        row |= ranges
     bar.set_postfix_str(_summary(row, trainer.sites))
     return row
 
@@ -273,12 +279,16 @@ UNITS = {
     "images_per_second": "1 / s",
     "posterior_loc": "latent units",
     "posterior_scale": "latent units",
+    "active_units": "1",
+    "active_units_kl": "1",
 }
 DIMS = {
     "kl": ("step", "site"),
     "valid_kl": ("step", "site"),
     "posterior_loc": ("step", "site", "bound"),
     "posterior_scale": ("step", "site", "bound"),
+    "active_units": ("step", "site"),
+    "active_units_kl": ("step", "site"),
 }
 
 

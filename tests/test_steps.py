@@ -104,6 +104,8 @@ def test_history_of_known_steps(ppl: str) -> None:
         assert history[name].dims == ("step", "site", "bound")
     np.testing.assert_allclose(history["posterior_loc"], 0.5)
     np.testing.assert_allclose(history["posterior_scale"], 1.0)
+    assert (history["active_units"] == 0).all()  # the posterior is the same for every image
+    assert (history["active_units_kl"] == 1).all()  # and 1/8 nat from the prior
 
 
 def test_an_epoch_is_every_image_once_in_a_new_order(ppl: str) -> None:

@@ -24,11 +24,13 @@ CHECKS: dict[str, str] = {
     "ais": "log p(x) bounded by annealed importance sampling (also --bound ais)",
     "bdmc": "log p(x) of simulated images between two bounds (also --bound bdmc)",
     "gap": "what the ELBO falls short by: approximation against amortisation",
-    "disentanglement": "which unit holds which true factor: six metrics (sprites, dsprites)",
     "calibration": "ranks of simulated latents under the guide, a verdict for each site",
     "nuts": "the guide's posterior beside that of Markov chains, for a few images",
     "psis": "Pareto k by image, the worst images shown; pixels left out",
     "predictive": "statistics of replicated images against the data's",
+    "collapse": "silent units, mutual information I(x; z), what latents cost and save",
+    "disentanglement": "which unit holds which true factor: six metrics (sprites, dsprites)",
+    "latents": "active units, views by label, probes, sites redrawn, traversals",
 }
 """{name: what it tells} of the checks that `ppl-vae evaluate --check` takes."""
 

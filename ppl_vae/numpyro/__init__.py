@@ -12,6 +12,7 @@ from ppl_vae.numpyro.inference import (
     site_terms,
     stream_log_weights,
 )
+from ppl_vae.numpyro.information import cross_log_prob, latent_free_log_prob, unit_kl
 from ppl_vae.numpyro.likelihoods import Likelihood
 from ppl_vae.numpyro.local import local_elbo
 from ppl_vae.numpyro.nuts import nuts
@@ -25,6 +26,7 @@ from ppl_vae.numpyro.replay import (
 )
 from ppl_vae.numpyro.sampling import posterior_sample, reconstruct, sample, temperature
 from ppl_vae.numpyro.training import fit
+from ppl_vae.numpyro.walking import interpolate, posterior_means, redraw, traverse
 from ppl_vae.numpyro.weights import load_state, state
 
 __all__ = [
@@ -38,18 +40,23 @@ __all__ = [
     "bind",
     "build",
     "calibration_ranks",
+    "cross_log_prob",
     "data_shape",
     "fit",
+    "interpolate",
+    "latent_free_log_prob",
     "latent_sites",
     "load_state",
-    "log_densities",
     "local_elbo",
+    "log_densities",
     "log_weights",
     "nuts",
     "pixel_log_likelihood",
+    "posterior_means",
     "posterior_moments",
     "posterior_sample",
     "reconstruct",
+    "redraw",
     "replicates",
     "sample",
     "simulate",
@@ -58,5 +65,7 @@ __all__ = [
     "stream_annealed_log_weights",
     "stream_log_weights",
     "temperature",
+    "traverse",
+    "unit_kl",
     "weighted_draws",
 ]

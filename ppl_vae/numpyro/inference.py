@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["log_weights", "moments", "posterior_moments", "site_terms", "stream_log_weights"]
+__all__ = ["log_weights", "moments_of", "posterior_moments", "site_terms", "stream_log_weights"]
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -161,7 +161,7 @@ def posterior_moments(
     """{site: (loc, scale)} of q(z_l | x, z above), (n, …) each, under one draw of those above."""
 
     def found(x: Array) -> Any:
-        return moments(model, guide, x)
+        return moments_of(traces(model, guide, x)[1])
 
     return _in_blocks(found, model, guide, x, params, seed, batch_norm, block)
 
@@ -192,9 +192,8 @@ def _in_blocks(
     return jax.tree.map(lambda *arrays: np.concatenate([np.asarray(a) for a in arrays]), *parts)
 
 
-def moments(model: Any, guide: Any, x: Array) -> dict[str, tuple[Array, Array]]:
-    """`posterior_moments` of one batch, in whatever mode the modules are."""
-    _, guide_trace = traces(model, guide, x)
+def moments_of(guide_trace: Any) -> dict[str, Any]:
+    """{site: (loc, scale)} of a guide's trace, of the sites that have both."""
     found = {}
     for name, site in guide_trace.items():
         fn: Any = unwrapped(site["fn"]) if site["type"] == "sample" else None

@@ -33,7 +33,8 @@ from ppl_vae.numpyro.checks import (
 from ppl_vae.numpyro.data import DeviceImages, check_support
 from ppl_vae.numpyro.distributions import unwrapped
 from ppl_vae.numpyro.guide import quiet, set_mode
-from ppl_vae.numpyro.inference import moments
+from ppl_vae.numpyro.inference import moments_of
+from ppl_vae.numpyro.information import unit_divergence
 from ppl_vae.numpyro.objective import Objective, traces
 from ppl_vae.numpyro.optimizers import clipped, device_of, optimizer_of
 from ppl_vae.numpyro.sampling import sample
@@ -299,28 +300,44 @@ class NumPyroTrainer:
             means = self.objective.terms(self.model, self.guide, x).means(len(self.train))
         return len(x) * jnp.stack([means.log_likelihood, *(means.kl[s] for s in self.sites)])
 
-    def posterior_range(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """Lowest and highest posterior mean and deviation by site, each (sites, 2)."""
+    def posterior_range(self) -> dict[str, np.ndarray] | None:
+        """What the first training images' posteriors span; see `loop.Trainer`."""
         with quiet(self.model, self.guide):
-            found = self._moments(self.now.params, self.now.mutable, self.train.values[:PROBE])
-        if not found or set(found) != set(self.sites):
+            found = self._spans(self.now.params, self.now.mutable, self.train.values[:PROBE])
+        if not self.sites or set(found["posterior_loc"]) != set(self.sites):
             return None
-        loc = np.array([found[site][0] for site in self.sites], dtype=np.float64)
-        return loc, np.array([found[site][1] for site in self.sites], dtype=np.float64)
+        return {
+            name: np.array([by_site[site] for site in self.sites], dtype=np.float64)
+            for name, by_site in found.items()
+            if set(by_site) == set(self.sites)
+        }
 
     @property
-    def _moments(self) -> Callable[..., Any]:
-        if not hasattr(self, "_jitted_moments"):
+    def _spans(self) -> Callable[..., Any]:
+        if not hasattr(self, "_jitted_spans"):
 
-            def ranges(params: Any, mutable: Any, values: Array) -> Any:
+            def spans(params: Any, mutable: Any, values: Array) -> Any:
                 x = self.train.prepared(values, self._aside)
                 data = {**self.constrained(params), **fresh(mutable)}
                 with handlers.substitute(data=data), handlers.seed(rng_seed=self._aside):
-                    found = moments(self.model, self.guide, x)
-                return jax.tree.map(lambda part: jnp.stack([part.min(), part.max()]), found)
+                    kl, trace = unit_divergence(self.objective, self.model, self.guide, x)
+                found = moments_of(trace)
+                row = {
+                    name: {site: _ends(part[i]) for site, part in found.items()}
+                    for i, name in enumerate(("posterior_loc", "posterior_scale"))
+                }
+                if len(x) > 1 and set(kl) == set(found):
+                    row["active_units"] = {
+                        site: (loc.var(axis=0, ddof=1) > loop.ACTIVE).sum()
+                        for site, (loc, _) in found.items()
+                    }
+                    row["active_units_kl"] = {
+                        site: (part.mean(0) > loop.ACTIVE).sum() for site, part in kl.items()
+                    }
+                return row
 
-            self._jitted_moments = jax.jit(ranges)
-        return self._jitted_moments
+            self._jitted_spans = jax.jit(spans)
+        return self._jitted_spans
 
     def prior_samples(self, num_samples: int) -> np.ndarray | None:
         """Mean images (n, c, h, w) of prior draws; None for programs that do not generate."""
@@ -423,3 +440,8 @@ class _Seen:
         own = self.recorder.module_values()
         asked = {**self.recorder.params, **self.recorder.mutable}
         return {name: site["value"] for name, site in asked.items() if name not in own}, inside
+
+
+def _ends(values: Array) -> Array:
+    """(2,): the lowest and the highest."""
+    return jnp.stack([values.min(), values.max()])

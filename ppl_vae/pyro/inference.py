@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["log_weights", "moments", "posterior_moments", "site_terms", "stream_log_weights"]
+__all__ = ["log_weights", "moments_of", "posterior_moments", "site_terms", "stream_log_weights"]
 
 from collections.abc import Iterator
 from typing import Any
@@ -167,7 +167,7 @@ def posterior_moments(
     with asked(model, guide, x, params, seed, batch_norm) as data:
         block = len(data) if keeps_order(guide) else block
         found = [
-            moments(model, guide, data.batch(slice(start, start + block)))
+            moments_of(traces(model, guide, data.batch(slice(start, start + block)))[1])
             for start in range(0, len(data), block)
         ]
     return {
@@ -176,10 +176,8 @@ def posterior_moments(
     }
 
 
-@torch.no_grad()
-def moments(model: Any, guide: Any, x: Tensor) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """`posterior_moments` of one batch, in whatever mode the modules are."""
-    _, guide_trace = traces(model, guide, x)
+def moments_of(guide_trace: Any) -> dict[str, Any]:
+    """{site: (loc, scale)} of a guide's trace, of the sites that have both."""
     found = {}
     for name, site in guide_trace.nodes.items():
         fn: Any = unwrapped(site["fn"]) if site["type"] == "sample" else None

@@ -27,7 +27,8 @@ from ppl_vae.pyro.checks import (
 )
 from ppl_vae.pyro.data import DeviceImages, check_support
 from ppl_vae.pyro.guide import quiet
-from ppl_vae.pyro.inference import moments
+from ppl_vae.pyro.inference import moments_of
+from ppl_vae.pyro.information import unit_divergence
 from ppl_vae.pyro.objective import Objective, traces
 from ppl_vae.pyro.optimizers import device_of, optimizer_of
 from ppl_vae.pyro.sampling import sample
@@ -273,15 +274,27 @@ class PyroTrainer:
         mean = (total / len(self.valid)).cpu().numpy()
         return float(mean[0]), mean[1:]
 
-    def posterior_range(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """Lowest and highest posterior mean and deviation by site, each (sites, 2)."""
-        with self._aside():
-            found = moments(self.model, self.guide, self.train.batch(slice(0, PROBE)))
+    def posterior_range(self) -> dict[str, np.ndarray] | None:
+        """What the first training images' posteriors span; see `loop.Trainer`."""
+        with self._aside(), torch.no_grad():
+            images = self.train.batch(slice(0, PROBE))
+            kl, trace = unit_divergence(self.objective, self.model, self.guide, images)
+            found = moments_of(trace)
         if not found or set(found) != set(self.sites):
             return None
-        loc = [(found[site][0].min(), found[site][0].max()) for site in self.sites]
-        scale = [(found[site][1].min(), found[site][1].max()) for site in self.sites]
-        return np.array(loc, dtype=np.float64), np.array(scale, dtype=np.float64)
+        row: dict[str, Any] = {
+            "posterior_loc": [(found[site][0].min(), found[site][0].max()) for site in self.sites],
+            "posterior_scale": [
+                (found[site][1].min(), found[site][1].max()) for site in self.sites
+            ],
+        }
+        if len(images) > 1 and set(kl) == set(found):
+            spread = [found[site][0].var(axis=0, ddof=1) for site in self.sites]
+            row["active_units"] = [(part > loop.ACTIVE).sum() for part in spread]
+            row["active_units_kl"] = [
+                (kl[site].mean(0) > loop.ACTIVE).sum().cpu() for site in self.sites
+            ]
+        return {name: np.array(values, dtype=np.float64) for name, values in row.items()}
 
     def prior_samples(self, num_samples: int) -> np.ndarray | None:
         """Mean images (n, c, h, w) of prior draws; None for programs that do not generate."""

@@ -1,0 +1,161 @@
+"""Studies: recipes changed in one respect or another and put side by side, one YAML file a study.
+
+name, description, source   as a recipe's
+recipe                      that the members start from, a recipe's name or file
+set                         {dotted key: value}, changes of every member
+members                     {name: {recipe: …, set: {…}}}; both may be left out
+seeds                       training.seed of each member's runs (default: the recipe's own)
+checks                      of the evaluation, beside the likelihood
+check_settings              {check.key: value}
+columns                     {title: dotted place in evaluation.json} of the table; of a list
+                            of places the cell is a range, "a … b"
+"""
+
+from __future__ import annotations
+
+__all__ = ["STUDIES", "Member", "Study", "description", "names", "read"]
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ppl_vae import recipes
+from ppl_vae.errors import UsageError, nearest
+from ppl_vae.overrides import Change, parse_override, reason
+from ppl_vae.recipes import RECIPES, Recipe
+from ppl_vae.typed import checked_arguments
+
+STUDIES = RECIPES / "groups"
+
+COLUMNS: dict[str, str | list[str]] = {
+    "L_K": "nll",
+    "ELBO": "elbo",
+    "bits per dimension": "bits_per_dim",
+}
+
+
+@dataclass(frozen=True)
+class Member:
+    """One run of a study: a member under one seed.
+
+    Attributes:
+        name: of the member.
+        seed: training.seed.
+        recipe: checked, all changes in place.
+        folder: of the run, below the study's.
+    """
+
+    name: str
+    seed: int
+    recipe: Recipe
+    folder: str
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study as its file has it; see the module's docstring."""
+
+    name: str
+    members: dict[str, Any]
+    recipe: str | None = None
+    set: dict[str, Any] = field(default_factory=dict)
+    seeds: list[int] | None = None
+    checks: list[str] = field(default_factory=list)
+    check_settings: dict[str, Any] = field(default_factory=dict)
+    columns: dict[str, str | list[str]] = field(default_factory=lambda: dict(COLUMNS))
+    description: str = ""
+    source: str = "own"
+
+    def runs(self, changes: Iterable[str | Change] = (), seeds: Iterable[int] = ()) -> list[Member]:
+        """Every member under every seed, its recipe checked.
+
+        Args:
+            changes: of every member, over the study's own.
+            seeds: in the place of the study's.
+
+        Raises:
+            UsageError: whatever is wrong, with the member's name.
+        """
+        last = [parse_override(c) if isinstance(c, str) else c for c in changes]
+        return [
+            run
+            for name, about in self.members.items()
+            for run in self._member(str(name), about, last, list(seeds) or self.seeds or [None])
+        ]
+
+    def _member(self, name: str, about: Any, last: list[Change], seeds: list[Any]) -> list[Member]:
+        where = f"study {self.name}, member {name}"
+        about = {} if about is None else about
+        if not isinstance(about, Mapping) or set(about) - {"recipe", "set"}:
+            raise UsageError(f"{where}: expected recipe and set, came {about!r}")
+        base = about.get("recipe", self.recipe)
+        if base is None:
+            raise UsageError(f"{where}: recipe: missing: name one here, or for the whole study")
+        changes = [*self.set.items(), *(about.get("set") or {}).items(), *last]
+        found = []
+        for seed in seeds:
+            own = [] if seed is None else [("training.seed", seed)]
+            try:
+                recipe = recipes.read(base, [*changes, *own])
+            except UsageError as error:
+                raise UsageError(f"{where}: {error}") from error
+            number = recipe.training.seed
+            folder = name if len(seeds) == 1 else f"{name}/seed-{number}"
+            found.append(Member(name, number, recipe, folder))
+        return found
+
+
+def names() -> list[str]:
+    """Names of the studies that come with the project."""
+    return sorted(path.stem for path in STUDIES.glob("*.yaml"))
+
+
+def description(name: str) -> str:
+    """What a study of the project's says of itself."""
+    return str(_tree(_find(name))["description"])
+
+
+def read(name_or_path: str | Path) -> Study:
+    """The study of that name, or in that file.
+
+    Raises:
+        UsageError: no such study, no YAML, or a key or value that is wrong.
+    """
+    tree = _tree(_find(str(name_or_path)))
+    known = [entry.name for entry in fields(Study)]
+    if not isinstance(tree, Mapping):
+        raise UsageError(f"study {name_or_path}: expected a mapping of keys to values")
+    for key in tree:
+        if key not in known:
+            raise UsageError(
+                f"study {name_or_path}: {key}: unknown key: {nearest(str(key), known)}"
+            )
+    try:
+        study = Study(**checked_arguments(Study, dict(tree), "study"))
+    except UsageError as error:
+        raise UsageError(f"study {name_or_path}: {error}") from error
+    if not study.members:
+        raise UsageError(f"study {name_or_path}: members: expected one or more, came none")
+    return study
+
+
+def _tree(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: not YAML: {reason(error)}") from error
+
+
+def _find(name: str) -> Path:
+    if name.endswith((".yaml", ".yml")) or "/" in name:
+        path = Path(name)
+        if not path.is_file():
+            raise UsageError(f"study {name}: no such file: give a study's name or a YAML file")
+        return path
+    path = STUDIES / f"{name}.yaml"
+    if not path.is_file():
+        raise UsageError(f"study {name!r} is unknown: {nearest(name, names())}")
+    return path

@@ -1,0 +1,197 @@
+"""A study run: every member trained (or gone on with), evaluated, and put side by side.
+
+OUT/MEMBER/ or OUT/MEMBER/seed-N/   a run's folder
+OUT/study.json                      every member's evaluation
+OUT/table.md                        the comparison, mean ± standard deviation over seeds
+OUT/training.png, OUT/curves.png    their training side by side
+
+A study that was stopped goes on where it stands when the same command is given again.
+"""
+
+from __future__ import annotations
+
+__all__ = ["run", "table"]
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ppl_vae import evaluating, experiment, recipes
+from ppl_vae.errors import UsageError
+from ppl_vae.judging import CHECKS, Subject
+from ppl_vae.recipes import Recipe
+from ppl_vae.studies import Member, Study
+
+if TYPE_CHECKING:
+    from ppl_vae.runs import Run
+
+
+def run(
+    study: Study,
+    out: Path,
+    ppl: str = "pyro",
+    changes: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    command: str = "",
+) -> str:
+    """Train and evaluate what is missing, write the comparison, and give its table.
+
+    Args:
+        study: read.
+        out: the study's folder.
+        ppl: that its runs are trained in.
+        changes: of every member's recipe, or `check.key=value`.
+        seeds: in the place of the study's.
+        command: kept with every run.
+
+    Raises:
+        UsageError: whatever is wrong with the study; all of it is checked before training starts,
+            but for what is in `out` already.
+        TrainingError: a member cannot be trained; those before it stay.
+    """
+    of_checks = [c for c in changes if c.partition(".")[0] in CHECKS]
+    settings = [f"{key}={json.dumps(value)}" for key, value in study.check_settings.items()]
+    members = study.runs([c for c in changes if c not in of_checks], seeds)
+    chosen = evaluating.chosen(study.checks, [], [*settings, *of_checks])
+    told, histories = [], {}
+    for member in members:
+        trained = _trained(member, out / member.folder, ppl, command)
+        told.append(_evaluated(trained, member, chosen))
+        histories[member.folder] = trained.history
+    rows = table(told, study.columns)
+    _tell(study, out, told, histories, rows)
+    return rows
+
+
+def table(told: Sequence[Mapping[str, Any]], columns: Mapping[str, str | list[str]]) -> str:
+    """A row a member, Markdown; with several seeds mean ± standard deviation (ddof = 1).
+
+    Args:
+        told: evaluations, each with its `member`.
+        columns: {title: dotted place in an evaluation, or several}; see `ppl_vae.studies`.
+
+    >>> told = [{"member": "a", "kl": {"z1": 3.0}}, {"member": "a", "kl": {"z1": 5.0}}]
+    >>> print(table(told, {"KL": "kl.z1"}))
+    | member | KL          |
+    |--------|-------------|
+    | a      | 4.00 ± 1.41 |
+    """
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for one in told:
+        groups.setdefault(str(one["member"]), []).append(one)
+    rows = [["member", *columns]]
+    for name, group in groups.items():
+        rows.append([name, *(_cell(group, place) for place in columns.values())])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "| " + " | ".join(v.ljust(w) for v, w in zip(row, widths, strict=True)) + " |"
+        for row in rows
+    ]
+    return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
+
+
+def _trained(member: Member, folder: Path, ppl: str, command: str) -> Run:
+    """The member's run, with as many epochs as its recipe says."""
+    from ppl_vae.runs import Run
+
+    print(f"{folder}: training", file=sys.stderr)
+    if not (folder / "run.json").exists():
+        return experiment.begin(member.recipe, ppl, folder, command)
+    run = Run.open(folder)
+    if run.ppl != ppl:
+        raise UsageError(
+            f"{folder}: was begun in {run.ppl}: take --ppl {run.ppl}, or another --out"
+        )
+    same = not recipes.differences(Recipe.from_dict(run.recipe), member.recipe)
+    done = run.last is not None and run.history["epoch"][-1] >= member.recipe.training.epochs
+    return run if same and done else experiment.go_on(run, member.recipe)
+
+
+def _evaluated(run: Run, member: Member, chosen: evaluating.Chosen) -> dict[str, Any]:
+    """The member's evaluation: the one that stands there if nothing has changed since."""
+    from ppl_vae.runs import load
+
+    settings, weights = member.recipe.evaluation, run.weights()
+    about = {
+        "run": str(run.path), "member": member.name, "recipe": member.recipe.name, "ppl": run.ppl,
+        "weights": weights[1], "seed": member.seed, "parameters": _parameters(weights[0]),
+        "epochs": int(run.history["epoch"][-1]), "asked": _asked(settings, chosen),
+    }  # fmt: skip
+    there = _there(run)
+    if there is not None and all(there.get(key) == value for key, value in about.items()):
+        return there
+    data = experiment.data_of(run, member.recipe)
+    images = data.test.take(settings.images or len(data.test))
+    pair = load(run)
+    subject = Subject(*pair, run.ppl, images, run.figures, data=data, history=run.history)
+    return evaluating.evaluate(run, subject, settings.samples, chosen, member.recipe.data, about)
+
+
+def _tell(
+    study: Study, out: Path, told: list[dict[str, Any]], histories: dict[str, Any], rows: str
+) -> None:
+    """The comparison's files."""
+    from evaluation import figures
+    from evaluation.latent_figures import side_by_side
+    from ppl_vae.runs import write_atomically
+
+    whole = {"study": study.name, "description": study.description, "members": told}
+    write_atomically(out / "study.json", json.dumps(whole, indent=2).encode())
+    write_atomically(out / "table.md", f"{rows}\n".encode())
+    side_by_side(histories, out / "training.png")
+    figures.compare_curves(histories, out / "curves.png")
+
+
+def _cell(group: Sequence[Mapping[str, Any]], places: str | list[str]) -> str:
+    several = [places] if isinstance(places, str) else places
+    return " … ".join(_figure([_at(one, place) for one in group]) for place in several)
+
+
+def _figure(values: list[Any]) -> str:
+    """One value or its mean ± standard deviation over seeds; "-" where one is not known."""
+    if any(value is None for value in values):
+        return "-"
+    if not all(isinstance(value, int | float) for value in values):
+        return str(values[0]) if len(set(map(str, values))) == 1 else "-"
+    if len(values) == 1:
+        return str(values[0]) if isinstance(values[0], int) else _rounded(values[0])
+    mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1))
+    if deviation == 0 and isinstance(values[0], int):
+        return str(values[0])
+    return f"{_rounded(mean)} ± {_rounded(deviation)}"
+
+
+def _rounded(value: float) -> str:
+    """Two decimals, or two significant digits where those would be nothing."""
+    return f"{value:.2f}" if abs(value) >= 0.1 or value == 0 else f"{value:.2g}"
+
+
+def _at(tree: Any, place: str) -> Any:
+    """The value at a dotted place; None where there is none."""
+    for key in place.split("."):
+        if not isinstance(tree, Mapping) or key not in tree:
+            return None
+        tree = tree[key]
+    return tree
+
+
+def _there(run: Run) -> dict[str, Any] | None:
+    try:
+        return dict(json.loads((run.path / "evaluation.json").read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _asked(settings: recipes.EvaluationSettings, chosen: evaluating.Chosen) -> str:
+    """What an evaluation was asked for, as one text."""
+    return json.dumps([asdict(settings), {name: asdict(sets) for name, sets in chosen.items()}])
+
+
+def _parameters(weights: Mapping[str, np.ndarray]) -> int:
+    """How many numbers were learned; batch norm's statistics are not."""
+    return sum(array.size for name, array in weights.items() if "running_" not in name)

@@ -1,0 +1,143 @@
+"""Studies: every member trained, evaluated and told in one table; gone on with where it stands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ppl_vae import cli, experiment, studies, studying
+from ppl_vae.errors import UsageError
+from ppl_vae.runs import Run
+
+STUDY: dict[str, Any] = {
+    "name": "two",
+    "description": "for tests",
+    "recipe": "vae-digits",
+    "set": {
+        "model.init_args": {"latent": 2, "hidden": [4]},
+        "training.epochs": 1,
+        "evaluation.samples": 2,
+        "evaluation.images": 8,
+    },
+    "members": {"plain": None, "weak": {"set": {"objective.beta": 0.1}}},
+    "seeds": [3],
+    "columns": {"ELBO": "elbo", "KL": ["kl.z1", "kl.z1"], "weights": "parameters", "no": "kl.z9"},
+}
+
+
+def written(folder: Path, **changes: Any) -> Path:
+    path = folder / "two.yaml"
+    path.write_text(yaml.safe_dump({**STUDY, **changes}))
+    return path
+
+
+def test_a_study_is_trained_told_and_gone_on_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, file = tmp_path / "out", written(tmp_path)
+    argv = ["study", str(file), "--out", str(out)]
+    assert cli.main(argv) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith((out / "table.md").read_text())
+    assert Run.open(out / "weak").recipe["objective"]["beta"] == 0.1
+    told = json.loads((out / "study.json").read_text())["members"]
+    assert [(one["member"], one["seed"], one["epochs"]) for one in told] == [
+        ("plain", 3, 1),
+        ("weak", 3, 1),
+    ]
+    # 64 pixels, 4 hidden, 2 latents: guide 64*4+4 and 4*4+4, decoder 2*4+4 and 4*64+64
+    assert {one["parameters"] for one in told} == {64 * 4 + 4 + 4 * 4 + 4 + 2 * 4 + 4 + 4 * 64 + 64}
+    for name in ("training.png", "curves.png"):
+        assert (out / name).stat().st_size > 1000
+    stamps = [(out / name / "evaluation.json").stat().st_mtime_ns for name in ("plain", "weak")]
+    assert cli.main(argv) == 0  # nothing to do
+    assert capsys.readouterr().out == printed
+    assert stamps == [
+        (out / name / "evaluation.json").stat().st_mtime_ns for name in ("plain", "weak")
+    ]
+
+
+def test_a_stopped_study_goes_on(tmp_path: Path) -> None:
+    """A member trained and not evaluated, and with fewer epochs than wanted now."""
+    study = studies.read(written(tmp_path, members={"plain": None}))
+    run = experiment.begin(study.runs()[0].recipe, "pyro", tmp_path / "out" / "plain")
+    assert int(run.history["epoch"][-1]) == 1
+    studying.run(study, tmp_path / "out", changes=["training.epochs=2"])
+    told = json.loads((tmp_path / "out" / "study.json").read_text())["members"]
+    assert [one["epochs"] for one in told] == [2]
+    with pytest.raises(UsageError, match=r"objective\.beta: cannot change with --resume"):
+        studying.run(study, tmp_path / "out", changes=["training.epochs=2", "objective.beta=2"])
+
+
+def test_seeds_have_folders_of_their_own(tmp_path: Path) -> None:
+    study = studies.read(written(tmp_path, seeds=[0, 1]))
+    assert [run.folder for run in study.runs()] == [
+        "plain/seed-0", "plain/seed-1", "weak/seed-0", "weak/seed-1",
+    ]  # fmt: skip
+    found = study.runs(["objective.beta=3"], seeds=[7])
+    assert [(run.folder, run.seed) for run in found] == [("plain", 7), ("weak", 7)]
+    assert {run.recipe.objective.beta for run in found} == {3.0}
+
+
+def test_table_of_means_and_deviations() -> None:
+    told = [
+        {"member": "a", "elbo": -3.0, "n": 5, "checks": {"c": {"low": 0.001, "high": 2.0}}},
+        {"member": "a", "elbo": -5.0, "n": 5, "checks": {"c": {"low": 0.001, "high": 2.0}}},
+        {"member": "b", "elbo": None, "n": 7, "checks": {}},
+    ]
+    columns: dict[str, Any] = {"ELBO": "elbo", "n": "n", "c": ["checks.c.low", "checks.c.high"]}
+    lines = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in studying.table(told, columns).splitlines()
+    ]
+    assert lines[0] == ["member", "ELBO", "n", "c"]
+    assert lines[2] == ["a", "-4.00 ± 1.41", "5", "0.001 ± 0.00 … 2.00 ± 0.00"]
+    assert lines[3] == ["b", "-", "7", "- … -"]
+
+
+@pytest.mark.parametrize("name", studies.names())
+def test_studies_of_the_project_are_whole(name: str) -> None:
+    """Every member's recipe stands, its checks and their settings are known."""
+    from ppl_vae.evaluating import chosen
+
+    study = studies.read(name)
+    runs = study.runs()
+    assert len({run.folder for run in runs}) == len(runs) >= len(study.members)
+    chosen(study.checks, [], [f"{k}={json.dumps(v)}" for k, v in study.check_settings.items()])
+    assert study.name == name
+    assert studies.description(name) == study.description
+    for run in runs:
+        for kind, part in (("model", run.recipe.model), ("guide", run.recipe.guide)):
+            part.resolve(kind, "pyro")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"membres": {}}, "membres: unknown key: did you mean 'members'"),
+        ({"members": {}}, "members: expected one or more, came none"),
+        ({"members": {"a": {"sets": {}}}}, "member a: expected recipe and set"),
+        ({"members": {"a": {"recipe": "vae-digit"}}}, "member a: recipe 'vae-digit' is unknown"),
+        ({"recipe": None}, "member plain: recipe: missing"),
+        ({"set": {"objective.betta": 1}}, "member plain: .*objective.betta: unknown key"),
+        ({"checks": ["colapse"]}, "--check: unknown 'colapse'"),
+    ],
+)
+def test_wrong_studies_are_refused_in_one_line(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message) as error:
+        studying.run(studies.read(written(tmp_path, **changes)), tmp_path / "out")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_unknown_study_and_seeds(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert cli.main(["study", "colapse", "--out", str(tmp_path)]) == 2
+    assert "study 'colapse' is unknown: did you mean 'collapse'" in capsys.readouterr().err
+    assert cli.main(["study", "collapse", "--out", str(tmp_path), "--seeds", "a"]) == 2
+    assert "--seeds: expected whole numbers" in capsys.readouterr().err
