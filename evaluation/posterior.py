@@ -174,6 +174,7 @@ def _legend(figure: Any) -> None:
 
     handles = [Line2D([], [], color=c) for c in (BLUE, ORANGE)]
     figure.legend(handles, ["guide", "NUTS"], loc="outside upper right", ncols=2)
+    figure.axes[0].set_axis_off()  # the labels' own column
     figure.axes[-1].set_xlabel("latent: mean, 50 and 90 % intervals")
 
 

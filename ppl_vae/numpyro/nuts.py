@@ -72,27 +72,10 @@ def nuts(
 
         first = {site: draws[:num_chains, :, None] for site, draws in starts.items()}
 
-        def chains(values: Any, image: Array, first: Any, rng_key: Any) -> Any:
-            def program() -> None:
-                with handlers.substitute(data=fresh(values)):
-                    model(image)
-
-            kernel = NUTS(program, max_tree_depth=max_tree_depth, target_accept_prob=target_accept)
-            mcmc = MCMC(
-                kernel,
-                num_warmup=num_warmup,
-                num_samples=num_draws,
-                num_chains=num_chains,
-                chain_method="vectorized",
-                progress_bar=False,
-            )
-            start = jax.vmap(lambda z: unconstrain_fn(program, (), {}, z))(first)
-            mcmc.run(rng_key, init_params=start, extra_fields=tuple(FIELDS))
-            draws = mcmc.get_samples(group_by_chain=True)
-            return draws, mcmc.get_extra_fields(group_by_chain=True)
-
+        kernel = {"max_tree_depth": max_tree_depth, "target_accept_prob": target_accept}
+        sizes = {"num_warmup": num_warmup, "num_samples": num_draws, "num_chains": num_chains}
         # All images at once: each is a batch of its own for the model's plate.
-        run = jax.jit(jax.vmap(chains, in_axes=(None, 0, 1, 0), out_axes=2))
+        run = jax.jit(jax.vmap(_chains(model, kernel, sizes), in_axes=(None, 0, 1, 0), out_axes=2))
         keys = random.split(chain_key, len(images))
         draws, fields = run(values, images[:, None], first, keys)
         posterior = {site: np.asarray(value)[:, :, :, 0] for site, value in draws.items()}
@@ -100,6 +83,23 @@ def nuts(
         stats["lp"] = _log_joint(model, images, values, posterior)
     shown = {site: np.asarray(value) for site, value in starts.items()}
     return Chains(np.asarray(images), posterior, shown, stats)
+
+
+def _chains(model: Any, kernel: dict[str, Any], sizes: dict[str, int]) -> Any:
+    """Function from (values, one image as a batch, starts, key) to draws and statistics."""
+
+    def run(values: Any, image: Array, first: Any, rng_key: Any) -> Any:
+        def program() -> None:
+            with handlers.substitute(data=fresh(values)):
+                model(image)
+
+        mcmc = MCMC(NUTS(program, **kernel), **sizes, chain_method="vectorized", progress_bar=False)
+        start = jax.vmap(lambda z: unconstrain_fn(program, (), {}, z))(first)
+        mcmc.run(rng_key, init_params=start, extra_fields=tuple(FIELDS))
+        draws = mcmc.get_samples(group_by_chain=True)
+        return draws, mcmc.get_extra_fields(group_by_chain=True)
+
+    return run
 
 
 def _guide_draws(
