@@ -14,7 +14,7 @@ import xarray as xr
 from conjugate import LINEAR, STAIRS
 from zoo import PPLS, Case, images, noisy, room, side
 
-from benchmarks import linear_gaussian_bdmc
+from benchmarks import evaluation_memory, linear_gaussian_bdmc
 from benchmarks.linear_gaussian import LinearGaussian
 from evaluation import annealed_bounds, gap_parts, likelihood_ladder
 from ppl_vae import cli
@@ -360,6 +360,11 @@ def test_gap_parts_by_hand() -> None:
     assert float(found["total_mean"]) == pytest.approx(2.75)
     with pytest.raises(UsageError, match="mean_field: expected"):
         gap_parts(bounds, [-5.0, -4.0], {"mean_field": [-4.0]})
+
+
+def test_memory_benchmark_runs(ppl: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluation_memory.main(["--ppl", ppl, "--one", "5", "30"]) == 0
+    assert json.loads(capsys.readouterr().out)["images"] == 5
 
 
 # A run
