@@ -21,9 +21,10 @@ from numpyro.infer.autoguide import AutoGuide
 
 from ppl_vae.numpyro.asking import asked, prepared, running
 from ppl_vae.numpyro.bind import bind
+from ppl_vae.numpyro.densities import repeated
 from ppl_vae.numpyro.distributions import unwrapped
 from ppl_vae.numpyro.guide import Guide
-from ppl_vae.numpyro.inference import ROWS, repeated
+from ppl_vae.numpyro.inference import ROWS
 from ppl_vae.numpyro.objective import Objective, per_datum, traces
 from ppl_vae.numpyro.walking import _refuse_fixed, choose
 
