@@ -35,8 +35,13 @@ MODELS: dict[str, tuple[str, dict[str, Any], dict[str, tuple[int, ...]]]] = {
         {"z2": (2,), "z1": (3,)},
     ),
 }
-GUIDES = {"mean-field": "MeanFieldGuide", "ladder": "LadderGuide", "bottom-up": "BottomUpGuide"}
-LIKELIHOODS = ("bernoulli", "discretized_logistic", "normal")
+GUIDES = {
+    "mean-field": "MeanFieldGuide",
+    "ladder": "LadderGuide",
+    "bottom-up": "BottomUpGuide",
+    "residual-normal": "ResidualNormalGuide",
+}
+LIKELIHOODS = ("bernoulli", "discretized_logistic", "discretized_logistic_mixture", "normal")
 
 
 @dataclass(frozen=True)

@@ -3,5 +3,12 @@
 from guides.numpyro.bottom_up import BottomUpGuide
 from guides.numpyro.ladder import LadderGuide
 from guides.numpyro.mean_field import MeanFieldGuide
+from guides.numpyro.residual_normal import ResidualNormal, ResidualNormalGuide
 
-__all__ = ["BottomUpGuide", "LadderGuide", "MeanFieldGuide"]
+__all__ = [
+    "BottomUpGuide",
+    "LadderGuide",
+    "MeanFieldGuide",
+    "ResidualNormal",
+    "ResidualNormalGuide",
+]

@@ -3,5 +3,12 @@
 from guides.pyro.bottom_up import BottomUpGuide
 from guides.pyro.ladder import LadderGuide
 from guides.pyro.mean_field import MeanFieldGuide
+from guides.pyro.residual_normal import ResidualNormal, ResidualNormalGuide
 
-__all__ = ["BottomUpGuide", "LadderGuide", "MeanFieldGuide"]
+__all__ = [
+    "BottomUpGuide",
+    "LadderGuide",
+    "MeanFieldGuide",
+    "ResidualNormal",
+    "ResidualNormalGuide",
+]

@@ -11,6 +11,7 @@ from ppl_vae.numpyro.inference import (
     stream_log_weights,
 )
 from ppl_vae.numpyro.likelihoods import Likelihood
+from ppl_vae.numpyro.mixture import DiscretizedLogisticMixture
 from ppl_vae.numpyro.objective import Objective, Terms
 from ppl_vae.numpyro.sampling import posterior_sample, reconstruct, sample, temperature
 from ppl_vae.numpyro.training import fit
@@ -18,6 +19,7 @@ from ppl_vae.numpyro.weights import load_state, state
 
 __all__ = [
     "DiscretizedLogistic",
+    "DiscretizedLogisticMixture",
     "Guide",
     "Likelihood",
     "Objective",

@@ -11,6 +11,7 @@ from ppl_vae.pyro.inference import (
     stream_log_weights,
 )
 from ppl_vae.pyro.likelihoods import Likelihood
+from ppl_vae.pyro.mixture import DiscretizedLogisticMixture
 from ppl_vae.pyro.objective import Objective, Terms
 from ppl_vae.pyro.sampling import posterior_sample, reconstruct, sample, temperature
 from ppl_vae.pyro.training import fit
@@ -18,6 +19,7 @@ from ppl_vae.pyro.weights import load_state, state
 
 __all__ = [
     "DiscretizedLogistic",
+    "DiscretizedLogisticMixture",
     "Guide",
     "Likelihood",
     "Objective",
