@@ -133,7 +133,8 @@ def test_float64_all_the_way(case: Case) -> None:
 def test_every_parameter_gets_a_gradient(case: Case) -> None:
     """And every output of every layer, so that half a head cannot be cut off."""
     pair = case.build()
-    side(case.ppl).set_training(*pair, True)
+    # Residuals leave a prior's location to batch norm, which takes its bias back out in training.
+    side(case.ppl).set_training(*pair, case.guide != "residual-normal")
     found = side(case.ppl).gradients(*pair, images(case.likelihood))
     weights = room(case.ppl).state(*pair)
     assert found.keys() == {name for name in weights if "running_" not in name}

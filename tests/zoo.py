@@ -40,6 +40,7 @@ GUIDES = {
     "ladder": "LadderGuide",
     "bottom-up": "BottomUpGuide",
     "residual-normal": "ResidualNormalGuide",
+    "iaf": "IAFGuide",
 }
 LIKELIHOODS = ("bernoulli", "discretized_logistic", "discretized_logistic_mixture", "normal")
 

@@ -1,14 +1,15 @@
 """Guides in Pyro."""
 
 from guides.pyro.bottom_up import BottomUpGuide
+from guides.pyro.iaf import IAFGuide
 from guides.pyro.ladder import LadderGuide
 from guides.pyro.mean_field import MeanFieldGuide
-from guides.pyro.residual_normal import ResidualNormal, ResidualNormalGuide
+from guides.pyro.residual_normal import ResidualNormalGuide
 
 __all__ = [
     "BottomUpGuide",
+    "IAFGuide",
     "LadderGuide",
     "MeanFieldGuide",
-    "ResidualNormal",
     "ResidualNormalGuide",
 ]

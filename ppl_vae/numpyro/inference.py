@@ -10,6 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 from jax import Array, random
 from numpyro.infer.autoguide import AutoGuide
 
@@ -21,6 +23,7 @@ from ppl_vae.numpyro.guide import Guide
 from ppl_vae.numpyro.objective import Objective, traces
 
 ROWS = 8192  # images times samples that pass through the nets at once
+DRAWS = 32  # of a posterior whose moments have no closed form
 
 
 def log_weights(
@@ -162,7 +165,10 @@ def posterior_moments(
     batch_norm: str = "running",
     block: int = 1000,
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """{site: (loc, scale)} of q(z_l | x, z above), (n, …) each, under one draw of those above."""
+    """{site: (loc, scale)} of q(z_l | x, z above), (n, …) each, under one draw of those above.
+
+    A flow has no closed form for them: they are estimated from 32 draws.
+    """
 
     def found(x: Array) -> Any:
         return moments(model, guide, x)
@@ -202,6 +208,9 @@ def moments(model: Any, guide: Any, x: Array) -> dict[str, tuple[Array, Array]]:
     found = {}
     for name, site in guide_trace.items():
         fn: Any = unwrapped(site["fn"]) if site["type"] == "sample" else None
-        if hasattr(fn, "loc") and hasattr(fn, "scale"):
+        if isinstance(fn, dist.TransformedDistribution):  # a flow: estimates
+            draws = fn.sample(numpyro.prng_key(), (DRAWS,))
+            found[name] = (draws.mean(0), draws.std(0, ddof=1))
+        elif hasattr(fn, "loc") and hasattr(fn, "scale"):
             found[name] = (fn.loc, fn.scale)
     return found

@@ -19,6 +19,7 @@ from ppl_vae.pyro.guide import Guide
 from ppl_vae.pyro.objective import Objective, traces
 
 ROWS = 8192  # images times samples that pass through the nets at once
+DRAWS = 32  # of a posterior whose moments have no closed form
 
 
 def log_weights(
@@ -167,7 +168,10 @@ def posterior_moments(
     batch_norm: str = "running",
     block: int = 1000,
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """{site: (loc, scale)} of q(z_l | x, z above), (n, …) each, under one draw of those above."""
+    """{site: (loc, scale)} of q(z_l | x, z above), (n, …) each, under one draw of those above.
+
+    A flow has no closed form for them: they are estimated from 32 draws.
+    """
     with asked(model, guide, x, params, seed, batch_norm) as data:
         block = len(data) if keeps_order(guide) else block
         found = [
@@ -187,6 +191,9 @@ def moments(model: Any, guide: Any, x: Tensor) -> dict[str, tuple[np.ndarray, np
     found = {}
     for name, site in guide_trace.nodes.items():
         fn: Any = unwrapped(site["fn"]) if site["type"] == "sample" else None
-        if hasattr(fn, "loc") and hasattr(fn, "scale"):
+        if isinstance(fn, torch.distributions.TransformedDistribution):  # a flow: estimates
+            draws = fn.sample(torch.Size((DRAWS,)))
+            found[name] = (draws.mean(0).cpu().numpy(), draws.std(0).cpu().numpy())
+        elif hasattr(fn, "loc") and hasattr(fn, "scale"):
             found[name] = (fn.loc.cpu().numpy(), fn.scale.cpu().numpy())
     return found
