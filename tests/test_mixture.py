@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from itertools import product
 from typing import Any
@@ -10,17 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.special import expit, logsumexp
-from zoo import side
+from zoo import side, tools
 
 from ppl_vae.errors import UsageError
 
 LOCS = [-2.5, -1.0, -0.999, 0.1, 0.99, 1.0, 3.0]  # inside the range, at its edges, beyond
 LOG_SCALES = [-7.0, -3.0, 0.0, 4.0]
-
-
-def parts_of(ppl: str) -> Any:
-    """`tests/<ppl>_parts.py`."""
-    return importlib.import_module(f"{ppl}_parts")
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +56,7 @@ def colours(coefficient: float, log_scale: float, channels: int = 3) -> list[Any
 def test_sums_to_one(ppl: str, num_levels: int) -> None:
     """Narrow and wide scales, locations inside, at and beyond both edges, 8 bits and 5."""
     x = levels(num_levels)[:, None, None, None, None]
-    found = parts_of(ppl).mixture(one_channel(), x, num_levels=num_levels)
+    found = tools(ppl).mixture(one_channel(), x, num_levels=num_levels)
     assert found["log_prob"].shape == (num_levels, len(LOCS) * len(LOG_SCALES))
     total = np.exp(found["log_prob"]).sum(0)
     np.testing.assert_allclose(total, 1, atol=1e-9)
@@ -78,7 +72,7 @@ def test_sums_to_one(ppl: str, num_levels: int) -> None:
 def test_colours_sum_to_one(ppl: str, log_scale: float) -> None:
     """Every colour of 5 bits, coefficients saturated."""
     x = np.array(list(product(levels(32), repeat=3)))[:, None, :, None, None]
-    found = parts_of(ppl).mixture(colours(1.0, log_scale), x, num_levels=32)
+    found = tools(ppl).mixture(colours(1.0, log_scale), x, num_levels=32)
     assert np.exp(found["log_prob"]).sum() == pytest.approx(1, abs=1e-9)
 
 
@@ -88,9 +82,9 @@ def test_the_last_colour_sums_out(ppl: str, log_scale: float) -> None:
     corners = np.array(list(product([0, 100, 255], repeat=2))) / 255
     x = np.stack([np.append(rg, b) for rg in corners for b in levels(256)])
     parts = colours(1.0, log_scale)
-    found = parts_of(ppl).mixture(parts, x[:, None, :, None, None])["log_prob"].reshape(9, 256)
+    found = tools(ppl).mixture(parts, x[:, None, :, None, None])["log_prob"].reshape(9, 256)
     fewer = [parts[0], parts[1][:, :2], parts[2][:, :2], parts[3][:, :1]]
-    expected = parts_of(ppl).mixture(fewer, corners[:, None, :, None, None])["log_prob"][:, 0]
+    expected = tools(ppl).mixture(fewer, corners[:, None, :, None, None])["log_prob"][:, 0]
     np.testing.assert_allclose(logsumexp(found, axis=1), expected, rtol=1e-9, atol=1e-12)
 
 
@@ -98,7 +92,7 @@ def test_published_edges(ppl: str) -> None:
     """NVAE's upper edge gives 254 the tail of 255 besides; Very Deep VAE's edges are the levels."""
     parts, x = colours(0.0, -1.0, channels=1), levels(256)[:, None, None, None, None]
     found = {
-        edges: np.exp(parts_of(ppl).mixture(parts, x, edges=edges)["log_prob"][:, 0])
+        edges: np.exp(tools(ppl).mixture(parts, x, edges=edges)["log_prob"][:, 0])
         for edges in ("proper", "vdvae", "nvae")
     }
     assert found["proper"].min() > 1e-5  # where mass is above that, all go by mass
@@ -116,7 +110,7 @@ def test_published_tails(ppl: str, edges: str, num_levels: int) -> None:
     single = np.ones((1, 1, 1, 1, 1))
     parts = [0 * single[0], 0.6 * single, np.log(scale) * single]
     options = {"edges": edges, "num_levels": num_levels}
-    found = parts_of(ppl).mixture(parts, x[:, None, None, None, None], **options)["log_prob"][:, 0]
+    found = tools(ppl).mixture(parts, x[:, None, None, None, None], **options)["log_prob"][:, 0]
     off = (2 * x[1] - 1 - 0.6) / scale
     density = expit(off) * expit(-off) / scale
     assert found[1] == pytest.approx(np.log(density * 2 / (num_levels - 1)), rel=1e-9)
@@ -133,7 +127,7 @@ def test_gradients_are_finite(ppl: str, edges: str) -> None:
     each = [colours(1.0, width) for width, _ in cases]
     parts = [np.concatenate(part).astype(np.float32) for part in zip(*each, strict=True)]
     parts[1] += np.array([shift for _, shift in cases], np.float32).reshape(-1, 1, 1, 1, 1)
-    found = parts_of(ppl).mixture(parts, x.astype(np.float32), edges=edges)
+    found = tools(ppl).mixture(parts, x.astype(np.float32), edges=edges)
     assert found["log_prob"].dtype == np.float32
     assert [name for name, value in found.items() if not np.isfinite(value).all()] == []
     moved = [(found[f"slope_{i}"] != 0).any((1, 2, 3, 4)) for i in (1, 2, 3)]
@@ -143,7 +137,7 @@ def test_gradients_are_finite(ppl: str, edges: str) -> None:
 def test_draws_are_as_often_as_their_probability(ppl: str) -> None:
     """Each of 27 colours of three levels, over 40,000 draws."""
     x, n = np.array(list(product(levels(3), repeat=3)))[:, None, :, None, None], 40_000
-    found = parts_of(ppl).mixture(colours(0.8, -1.0), x, draws=n, num_levels=3)
+    found = tools(ppl).mixture(colours(0.8, -1.0), x, draws=n, num_levels=3)
     drawn = np.round(found["draws"].reshape(n, 3) * 2)
     np.testing.assert_allclose(drawn / 2, found["draws"].reshape(n, 3))
     expected = np.exp(found["log_prob"][:, 0])
@@ -155,14 +149,14 @@ def test_mean_is_that_of_the_draws(ppl: str) -> None:
     """Components well within the range, colours leaning on each other."""
     parts, n = colours(0.5, -4.0), 20_000
     parts[1] = 0.3 * parts[1]
-    found = parts_of(ppl).mixture(parts, np.zeros((1, 3, 1, 1)), draws=n)
+    found = tools(ppl).mixture(parts, np.zeros((1, 3, 1, 1)), draws=n)
     draws = found["draws"].reshape(n, 3)
     error = draws.std(0) / np.sqrt(n)
     assert (np.abs(draws.mean(0) - found["mean"].ravel()) < 4.5 * error + 0.05 / 255).all()
 
 
 def test_expanded(ppl: str) -> None:
-    found = parts_of(ppl).mixture(colours(1.0, -1.0), np.zeros((1, 3, 1, 1)), expanded=(4, 1))
+    found = tools(ppl).mixture(colours(1.0, -1.0), np.zeros((1, 3, 1, 1)), expanded=(4, 1))
     assert found["mean"].shape == found["draws"].shape == (4, 1, 3, 1, 1)
     assert found["log_prob"].shape == (4, 1)
 
@@ -172,7 +166,7 @@ def test_parameters_lie_as_published(ppl: str) -> None:
     rng, m = np.random.default_rng(0), 4
     h, x = rng.normal(size=(2, 10 * m, 3, 2)), rng.integers(0, 256, (2, 3, 3, 2)) / 255
     h[:, m + m : m + 2 * m] -= 9  # the first colour's log scales: some below -7
-    found = parts_of(ppl).likelihood(h, x, "discretized_logistic_mixture", components=m)
+    found = tools(ppl).likelihood(h, x, "discretized_logistic_mixture", components=m)
     (r, g, b), blocks = np.moveaxis(2 * x - 1, 1, 0)[:, :, None], h[:, m:].reshape(2, 3, 3, m, 3, 2)
     lean = np.tanh(blocks[:, :, 2])
     loc = blocks[:, :, 0].copy()
@@ -196,11 +190,11 @@ def test_number_of_parameters(ppl: str, channels: int, outputs: int) -> None:
     """M (1 + 2c + c(c-1)/2), 10 M for colours; another number is refused."""
     name, x = "discretized_logistic_mixture", np.zeros((1, channels, 1, 1))
     h = np.random.default_rng(0).normal(size=(1, 2 * outputs, 1, 1))
-    assert parts_of(ppl).likelihood(h, x, name, components=2).shape == (1,)
+    assert tools(ppl).likelihood(h, x, name, components=2).shape == (1,)
     with pytest.raises(UsageError, match="features for images"):
-        parts_of(ppl).likelihood(np.concatenate([h, h[:, :2]], 1), x, name, components=2)
+        tools(ppl).likelihood(np.concatenate([h, h[:, :2]], 1), x, name, components=2)
 
 
 def test_unknown_edges(ppl: str) -> None:
     with pytest.raises(UsageError, match="'vdvae'"):
-        parts_of(ppl).mixture(colours(1.0, 0.0), np.zeros((1, 3, 1, 1)), edges="vdva")
+        tools(ppl).mixture(colours(1.0, 0.0), np.zeros((1, 3, 1, 1)), edges="vdva")

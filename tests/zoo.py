@@ -8,7 +8,7 @@ from __future__ import annotations
 
 __all__ = [
     "CASES", "GUIDES", "LIKELIHOODS", "MODELS", "PAIRS", "PPLS", "X_SHAPE",
-    "Case", "images", "noisy", "room", "side",
+    "Case", "images", "noisy", "room", "side", "tools",
 ]  # fmt: skip
 
 import importlib
@@ -95,6 +95,11 @@ def side(ppl: str) -> Any:
     return importlib.import_module(f"{ppl}_side")
 
 
+def tools(ppl: str) -> Any:
+    """`tests/<ppl>_parts.py`."""
+    return importlib.import_module(f"{ppl}_parts")
+
+
 def images(
     likelihood: str = "bernoulli",
     n: int = 6,
@@ -111,9 +116,15 @@ def images(
 
 
 def noisy(arrays: dict[str, Any], seed: int = 0, scale: float = 0.5) -> dict[str, Any]:
-    """Weights like `arrays`, every entry drawn anew, float64: no zero bias, no unit variance."""
+    """Weights like `arrays`, every entry drawn anew, float64: no zero bias, no unit variance.
+
+    Those of flows are smaller: a gate that is all but shut cannot be undone in float32.
+    """
     rng = np.random.default_rng(seed)
-    drawn = {name: scale * rng.standard_normal(arrays[name].shape) for name in sorted(arrays)}
+    drawn = {
+        name: (0.1 if ".flows." in name else scale) * rng.standard_normal(arrays[name].shape)
+        for name in sorted(arrays)
+    }
     return {
         name: np.exp(value) if name.endswith("running_var") else value
         for name, value in drawn.items()

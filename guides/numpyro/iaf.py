@@ -53,17 +53,23 @@ class InverseAutoregressive(Transform):
     of its entries.
 
     Args:
-        net: (z, context) to m and s, (…, 2, D), strictly autoregressive in any order.
+        net: (z, context) to m and s, (…, 2, D), strictly autoregressive.
         context: (…, C), of the batch.
         event_shape: of the values, D in all.
+        reverse: the net begins with the last value.
     """
 
     sign = 1
 
     def __init__(
-        self, net: Callable[[Array, Array], Array], context: Array, event_shape: Sequence[int]
+        self,
+        net: Callable[[Array, Array], Array],
+        context: Array,
+        event_shape: Sequence[int],
+        reverse: bool = False,
     ) -> None:
-        self.net, self.context, self.event_shape = net, context, tuple(event_shape)
+        self.net, self.context = net, context
+        self.event_shape, self.reverse = tuple(event_shape), reverse
 
     @property
     def domain(self) -> Any:
@@ -71,8 +77,17 @@ class InverseAutoregressive(Transform):
 
     codomain = domain
 
+    @property
+    def order(self) -> tuple[int, ...]:
+        """Positions of the flat values as the net takes them."""
+        size = math.prod(self.event_shape)
+        return tuple(reversed(range(size)) if self.reverse else range(size))
+
     def tree_flatten(self) -> Any:
-        return (self.net, self.context), (("net", "context"), {"event_shape": self.event_shape})
+        return (self.net, self.context), (
+            ("net", "context"),
+            {"event_shape": self.event_shape, "reverse": self.reverse},
+        )
 
     def __call__(self, x: Array) -> Array:
         return self.call_with_intermediates(x)[0]
@@ -84,14 +99,14 @@ class InverseAutoregressive(Transform):
         return (gate * z + (1 - gate) * shift).reshape(x.shape), log_gate.sum(-1)
 
     def _inverse(self, y: Array) -> Array:
-        flat = self._flat(y)
+        flat, order = self._flat(y), jnp.array(self.order)
 
-        def again(_: Any, x: Array) -> Array:
-            _, shift, log_gate = self._step(x)
-            return (shift + (flat - shift) * jnp.exp(-log_gate)).reshape(y.shape)
+        def known(k: Any, x: Array) -> Array:  # each from those before it, which are known by then
+            _, shift, log_gate = self._step(x.reshape(y.shape))
+            solved = shift + (flat - shift) * jnp.exp(-log_gate)
+            return x.at[..., order[k]].set(solved[..., order[k]])
 
-        # After k passes the first k values in the net's order are right, and stay so.
-        return jax.lax.fori_loop(0, flat.shape[-1], again, jnp.zeros_like(y))
+        return jax.lax.fori_loop(0, len(self.order), known, jnp.zeros_like(flat)).reshape(y.shape)
 
     def log_abs_det_jacobian(self, x: Array, y: Array, intermediates: Any = None) -> Array:
         return self._step(x)[2].sum(-1) if intermediates is None else intermediates
@@ -182,5 +197,8 @@ class IAFGuide(Guide):
         normal = self.base.posterior(site, messages).to_event(len(site.event_shape))
         nets = self.flows[self.order.index(site.name)]
         context = contexts[site.name]
-        steps = [InverseAutoregressive(net, context, site.event_shape) for net in nets]
+        steps = [
+            InverseAutoregressive(net, context, site.event_shape, reverse=bool(t % 2))
+            for t, net in enumerate(nets)
+        ]
         return dist.TransformedDistribution(normal, steps)

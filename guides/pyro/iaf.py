@@ -51,9 +51,10 @@ class InverseAutoregressive(Transform):
     entries.
 
     Args:
-        net: (z, context) to m and s, (…, 2, D), strictly autoregressive in any order.
+        net: (z, context) to m and s, (…, 2, D), strictly autoregressive.
         context: (…, C), of the batch.
         event_shape: of the values, D in all.
+        reverse: the net begins with the last value.
     """
 
     bijective = True
@@ -64,10 +65,12 @@ class InverseAutoregressive(Transform):
         net: Callable[[Tensor, Tensor], Tensor],
         context: Tensor,
         event_shape: Sequence[int],
+        reverse: bool = False,
         cache_size: int = 1,
     ) -> None:
         super().__init__(cache_size=cache_size)
-        self.net, self.context, self.event_shape = net, context, tuple(event_shape)
+        self.net, self.context = net, context
+        self.event_shape, self.reverse = tuple(event_shape), reverse
         self._log_gates: tuple[Any, Any] = (None, None)
 
     @property
@@ -76,10 +79,18 @@ class InverseAutoregressive(Transform):
 
     codomain = domain
 
+    @property
+    def order(self) -> tuple[int, ...]:
+        """Positions of the flat values as the net takes them."""
+        size = math.prod(self.event_shape)
+        return tuple(reversed(range(size)) if self.reverse else range(size))
+
     def with_cache(self, cache_size: int = 1) -> InverseAutoregressive:
         if cache_size == self._cache_size:
             return self
-        return InverseAutoregressive(self.net, self.context, self.event_shape, cache_size)
+        return InverseAutoregressive(
+            self.net, self.context, self.event_shape, self.reverse, cache_size
+        )
 
     def _call(self, x: Tensor) -> Tensor:
         z, shift, log_gate = self._step(x)
@@ -89,12 +100,12 @@ class InverseAutoregressive(Transform):
         return (gate * z + (1 - gate) * shift).reshape(x.shape)
 
     def _inverse(self, y: Tensor) -> Tensor:
-        # After k passes the first k values in the net's order are right, and stay so.
-        flat, x = self._flat(y), torch.zeros_like(y)
-        for _ in range(flat.shape[-1]):
-            _, shift, log_gate = self._step(x)
-            x = (shift + (flat - shift) * torch.exp(-log_gate)).reshape(y.shape)
-        return x
+        flat, x = self._flat(y), torch.zeros_like(self._flat(y))
+        for i in self.order:  # each from those before it, which are known by then
+            _, shift, log_gate = self._step(x.reshape(y.shape))
+            x = x.clone()
+            x[..., i] = (shift + (flat - shift) * torch.exp(-log_gate))[..., i]
+        return x.reshape(y.shape)
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         known, log_gate = self._log_gates
@@ -176,5 +187,8 @@ class IAFGuide(Guide):
         normal = self.base.posterior(site, messages).to_event(len(site.event_shape))
         nets: Any = self.flows[self.order.index(site.name)]
         context = contexts[site.name]
-        steps = [InverseAutoregressive(net, context, site.event_shape) for net in nets]
+        steps = [
+            InverseAutoregressive(net, context, site.event_shape, reverse=bool(t % 2))
+            for t, net in enumerate(nets)
+        ]
         return dist.TransformedDistribution(normal, steps)
