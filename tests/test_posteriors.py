@@ -117,10 +117,12 @@ def test_flows_on_other_bases(ppl: str, base: str) -> None:
     """One pass of each net for the objective; at the flows' end other densities than the base's."""
     model, _ = Case(ppl, "hierarchy", "ladder").build()
     guide = tools(ppl).flows_on(model, base=base, flows=2, width=8, num_context=3)
+    side(ppl).double(model, guide)
+    x = images(dtype=np.float64)
     with tools(ppl).calls() as seen:
-        likelihood, kl = side(ppl).terms(model, guide, images(), compiled=True)
+        likelihood, kl = side(ppl).terms(model, guide, x, compiled=True)
     assert len(seen) == 2 * 3
-    plain = side(ppl).terms(model, guide.base, images(), compiled=True)[1]
+    plain = side(ppl).terms(model, guide.base, x, compiled=True)[1]
     assert kl.keys() == plain.keys() == {"z1", "z2", "z3"}
     assert all(np.isfinite(part).all() for part in (likelihood["x"], *kl.values()))
     assert all((kl[site] != plain[site]).all() for site in kl)

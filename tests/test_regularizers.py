@@ -77,8 +77,8 @@ def test_penalty_in_closed_form(ppl: str) -> None:
     weights = room(ppl).state(*pair)
     convs = {name: w for name, w in weights.items() if w.ndim == 4}
     gains = {name: w for name, w in weights.items() if re.search(r"norms.*weight", name)}
-    assert len(convs) == 4
-    assert len(gains) == 6
+    assert len(convs) == 3
+    assert len(gains) == 4
     settings = {"spectral_weight": 0.3, "batch_norm_weight": 0.2}
     value, slopes, vectors = tools(ppl).penalty(*pair, 2.0, times=60, **settings)
     largest = sum(np.linalg.norm(w.reshape(len(w), -1), 2) for w in convs.values())
@@ -140,7 +140,7 @@ def test_training_under_penalties(ppl: str, tmp_path: Path) -> None:
     gains = room(ppl).state(*pair)
     history = fitted(ppl, pair, whole, objective=objective, learning_rate=0.01).history
     after = tools(ppl).sharpness(*pair)
-    assert len(before) == 4
+    assert len(before) == 3
     assert all(after[name] < before[name] for name in before)
     changed = room(ppl).state(*pair)
     scales = [name for name in gains if re.search(r"norms.*weight", name)]

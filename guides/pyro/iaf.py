@@ -71,13 +71,9 @@ class InverseAutoregressive(Transform):
         super().__init__(cache_size=cache_size)
         self.net, self.context = net, context
         self.event_shape, self.reverse = tuple(event_shape), reverse
+        self.domain = constraints.independent(constraints.real, len(self.event_shape))
+        self.codomain = self.domain
         self._log_gates: tuple[Any, Any] = (None, None)
-
-    @property
-    def domain(self) -> Any:
-        return constraints.independent(constraints.real, len(self.event_shape))
-
-    codomain = domain
 
     @property
     def order(self) -> tuple[int, ...]:

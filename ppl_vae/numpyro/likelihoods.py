@@ -110,7 +110,7 @@ class Likelihood:
     def num_outputs(self, channels: int) -> int:
         """Features that an image of so many channels needs at each pixel."""
         if self.name == "discretized_logistic_mixture":
-            return self.options["components"] * _tables(channels)  # type: ignore[operator,return-value]
+            return self.options["components"] * _tables(channels)  # type: ignore[operator]
         return channels if self.name == "bernoulli" else 2 * channels
 
     def __call__(self, h: Array) -> Any:

@@ -62,12 +62,15 @@ class Penalty:
                     "objective.spectral_weight: neither model nor guide has a convolution: set "
                     "objective.spectral_layers to all for linear layers, or the weight to 0"
                 )
-            self.groups = spectral.groups({name: w.shape for name, w in matrices.items()})
+            self.groups = spectral.groups(
+                {name: (len(w), w.size // len(w)) for name, w in matrices.items()}
+            )
             dtype = next(iter(matrices.values())).dtype
             drawn = spectral.initial(self.groups, seed)
             first = {name: jnp.asarray(vector, dtype) for name, vector in drawn.items()}
             iterations = spectral.FIRST - spectral.STEPS
-            self.vectors = jax.jit(lambda *a: self._spectral(*a, iterations)[1])(matrices, first)
+            begin = jax.jit(lambda w, vectors: self._spectral(w, vectors, iterations)[1])
+            self.vectors = begin(matrices, first)
         if settings.batch_norm_weight and not _gains(model, guide):
             raise UsageError(NO_NORMS)
 
@@ -89,7 +92,7 @@ class Penalty:
     def _spectral(
         self, matrices: dict[str, Array], vectors: Vectors, iterations: int
     ) -> tuple[Array, Vectors]:
-        total, moved = jnp.zeros(()), {}
+        total, moved = jnp.zeros(()), dict(vectors)
         for (rows, columns), names in self.groups.items():
             of = f"{rows}x{columns}"
             w = jnp.stack([matrices[name] for name in names])
@@ -132,20 +135,19 @@ def _matrices(model: Any, guide: Any, layers: str) -> dict[str, Array]:
             name = ".".join([prefix, *map(str, path)])
             if hasattr(layer, "effective_weight"):
                 weight = layer.effective_weight()
-            elif isinstance(layer, nnx.Linear) and layers == "all":
-                weight = layer.kernel[...].T
-            elif isinstance(layer, nnx.Conv):
-                weight = layer.kernel[...]
-                last = weight.ndim - 1
-                weight = weight.transpose(last, last - 1, *range(last - 1))
+            elif isinstance(layer, nnx.Linear | nnx.Conv):
+                kernel = layer.kernel[...]
+                last = kernel.ndim - 1
+                weight = kernel.transpose(last, last - 1, *range(last - 1))
             else:
                 continue
-            found[name] = weight.reshape(len(weight), -1)
+            if layers == "all" or weight.ndim > 2:
+                found[name] = weight.reshape(len(weight), -1)
     return found
 
 
 def _gains(model: Any, guide: Any) -> list[Array]:
-    return [norm.scale[...] for norm in batch_norms(model, guide) if norm.use_scale]
+    return [norm.scale[...] for norm in batch_norms(model, guide) if norm.scale is not None]
 
 
 def _unit(x: Array) -> Array:

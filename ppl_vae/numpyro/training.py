@@ -205,8 +205,8 @@ class NumPyroTrainer:
         self.penalty = vectors = None
         objective = self.objective.settings
         if objective.penalised:
-            pair = self.model, self.guide
-            self.penalty = Penalty(*pair, objective, self.full_weight, self.settings.seed)
+            seed = self.settings.seed
+            self.penalty = Penalty(self.model, self.guide, objective, self.full_weight, seed)
             vectors = self.penalty.vectors
         optimizer = self.optimizer.init(params)
         self.now = self._placed(State(params, mutable, optimizer, averaged, vectors))
@@ -237,8 +237,8 @@ class NumPyroTrainer:
                 id(module): with_params(module, params[f"{name}$params"])
                 for name, module in self.modules.items()
             }
-            pair = [twins.get(id(program)) for program in (self.model, self.guide)]
-            extra, vectors = self.penalty(*pair, vectors, kl_weight)
+            model, guide = (twins.get(id(program)) for program in (self.model, self.guide))
+            extra, vectors = self.penalty(model, guide, vectors, kl_weight)
             loss = loss + extra.astype(loss.dtype)
         return loss, (means, mutable, vectors)
 

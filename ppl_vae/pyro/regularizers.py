@@ -48,7 +48,8 @@ class Penalty:
         self, model: Any, guide: Any, settings: ObjectiveSettings, full_weight: float, seed: int
     ) -> None:
         self.settings, self.full_weight = settings, full_weight
-        self.layers, self.gains = {}, []
+        self.layers: dict[str, Any] = {}
+        self.gains: list[Tensor] = []
         self.vectors: dict[str, Tensor] = {}
         if settings.spectral_weight:
             self.layers = weighted(model, guide, settings.spectral_layers)
@@ -119,21 +120,26 @@ def weighted(model: Any, guide: Any, layers: str) -> dict[str, Any]:
 
     A layer whose weight is made from parameters gives it as `effective_weight()`, (outputs, …).
     """
-    kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *([nn.Linear] if layers == "all" else []))
+    kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
     return {
         f"{prefix}.{name}": layer
         for prefix, module in (("model", model), ("guide", guide))
         if isinstance(module, nn.Module)
         for name, layer in module.named_modules()
         if isinstance(layer, kinds) or hasattr(layer, "effective_weight")
+        if layers == "all" or _weight(layer).dim() > 2
     }
+
+
+def _weight(layer: Any) -> Tensor:
+    made = getattr(layer, "effective_weight", None)
+    weight: Tensor = layer.weight if made is None else made()
+    return weight
 
 
 def _matrix(layer: Any) -> Tensor:
     """(outputs, the rest)."""
-    made = getattr(layer, "effective_weight", None)
-    weight: Tensor = layer.weight if made is None else made()
-    return weight.flatten(1)
+    return _weight(layer).flatten(1)
 
 
 def _unit(x: Tensor) -> Tensor:

@@ -15,18 +15,22 @@ from ppl_vae import made
 from ppl_vae.numpyro.nets.mlp import ACTIVATIONS
 
 
-class MaskedLinear(nnx.Linear):
+class MaskedLinear(nnx.Module):
     """Linear layer of units with degrees (see `ppl_vae.made`); weights as of `mlp.linear`."""
 
     def __init__(self, below: Sequence[int], above: Sequence[int], *, rngs: nnx.Rngs) -> None:
         init = nnx.initializers.glorot_uniform()
-        super().__init__(len(below), len(above), kernel_init=init, rngs=rngs)
+        self.weight = nnx.Param(init(rngs.params(), (len(above), len(below))))
+        self.bias = nnx.Param(jnp.zeros(len(above)))
         self.degrees = nnx.static((tuple(below), tuple(above)))
 
+    def effective_weight(self) -> Array:
+        """What the mask leaves of the weight, (above, below)."""
+        weight: Array = self.weight[...]
+        return weight * jnp.asarray(made.mask(*self.degrees), weight.dtype)
+
     def __call__(self, h: Array) -> Array:
-        kernel = self.kernel[...]
-        mask = jnp.asarray(made.mask(*self.degrees).T, kernel.dtype)
-        return h @ (kernel * mask) + self.bias[...]
+        return h @ self.effective_weight().T + self.bias[...]
 
 
 class MADE(nnx.Module):

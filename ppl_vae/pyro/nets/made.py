@@ -27,8 +27,12 @@ class MaskedLinear(nn.Linear):
         mask = torch.as_tensor(made.mask(below, above), dtype=self.weight.dtype)
         self.register_buffer("mask", mask, persistent=False)
 
+    def effective_weight(self) -> Tensor:
+        """What the mask leaves of the weight, (above, below)."""
+        return self.weight * self.mask
+
     def forward(self, h: Tensor) -> Tensor:
-        return functional.linear(h, self.weight * self.mask, self.bias)
+        return functional.linear(h, self.effective_weight(), self.bias)
 
 
 class MADE(nn.Module):
