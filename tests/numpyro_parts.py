@@ -26,6 +26,7 @@ from guides.numpyro.residual_normal import ResidualNormal
 from ppl_vae.numpyro import DiscretizedLogisticMixture, Likelihood, Objective, Terms
 from ppl_vae.numpyro.bind import with_params
 from ppl_vae.numpyro.build import as_dtype
+from ppl_vae.numpyro.distributions import tempered, unwrapped
 from ppl_vae.numpyro.nets.made import MADE
 from ppl_vae.numpyro.regularizers import Penalty, power_iterations, singular_values
 from ppl_vae.numpyro.weights import _variables
@@ -77,7 +78,9 @@ def residual(
     z = jax.jit(lambda fn: fn)(q).sample(jax.random.key(0), (draws,))  # as a pytree
     ratio = (q.log_prob(z) - base.log_prob(z)).sum(-1)
     wide = kl_divergence(q.expand((2, *q.batch_shape)), base).sum(-1)
+    cool: Any = unwrapped(tempered(q.to_event(1), 0.5))
     found = {"kl": divergence(*leaves), "ratio": ratio, "expanded": wide}
+    found["cool"] = cool.scale / q.scale
     return _numpy({**found, **{f"slope_{i}": slope for i, slope in enumerate(slopes)}})
 
 

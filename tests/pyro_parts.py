@@ -21,6 +21,7 @@ from torch.distributions import kl_divergence
 from guides.pyro.iaf import IAFGuide, InverseAutoregressive
 from guides.pyro.residual_normal import ResidualNormal
 from ppl_vae.pyro import DiscretizedLogisticMixture, Likelihood, Objective, Terms
+from ppl_vae.pyro.distributions import tempered, unwrapped
 from ppl_vae.pyro.nets.made import MADE
 from ppl_vae.pyro.regularizers import Penalty, power_iterations, singular_values
 from ppl_vae.settings import ObjectiveSettings
@@ -63,7 +64,8 @@ def residual(
     torch.manual_seed(0)
     z = q.sample((draws,))
     ratio = (q.log_prob(z) - base.log_prob(z)).sum(-1)
-    found = {"kl": kl, "ratio": ratio, "expanded": wide.sum(-1)}
+    cool: Any = unwrapped(tempered(q.to_event(1), 0.5))
+    found = {"kl": kl, "ratio": ratio, "expanded": wide.sum(-1), "cool": cool.scale / q.scale}
     return _numpy({**found, **{f"slope_{i}": g for i, g in enumerate(slopes) if g is not None}})
 
 

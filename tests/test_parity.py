@@ -24,9 +24,17 @@ def hasty() -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("likelihood", LIKELIHOODS)
-@pytest.mark.parametrize("guide", GUIDES)
-@pytest.mark.parametrize("model", MODELS)
+# Likelihoods meet guides in the decoder's output alone: one guide stands for all.
+TRIPLES = [
+    (model, guide, likelihood)
+    for model in MODELS
+    for guide in GUIDES
+    for likelihood in LIKELIHOODS
+    if likelihood == "bernoulli" or guide == "ladder"
+]
+
+
+@pytest.mark.parametrize(("model", "guide", "likelihood"), TRIPLES)
 @pytest.mark.filterwarnings("ignore:.*samples its sites in another order")
 def test_densities_agree(model: str, guide: str, likelihood: str) -> None:
     """log p(x, z) and log q by site, and each divergence; batch norm in both of its modes."""

@@ -42,6 +42,7 @@ def test_residual_divergence_is_its_formula_and_what_is_sampled(ppl: str) -> Non
     found = tools(ppl).residual((loc, scale), shift, factor, draws=20_000)
     np.testing.assert_allclose(found["kl"], closed(scale, shift, factor), rtol=1e-12)
     np.testing.assert_allclose(found["expanded"], [found["kl"]] * 2, rtol=1e-12)
+    np.testing.assert_allclose(found["cool"], 0.5)  # at a temperature, as any Normal
     error = found["ratio"].std(0) / np.sqrt(len(found["ratio"]))
     assert (np.abs(found["ratio"].mean(0) - found["kl"]) < 3 * error).all()
 

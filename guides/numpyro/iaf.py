@@ -126,8 +126,8 @@ class IAFGuide(Guide):
 
     Args:
         model: any program `model(x=None, *, n=None)`; its sites are read off it.
-        base: whose posteriors the flows begin with, "mean_field", "ladder" or "residual_normal";
-            in Python also a class derived from `MeanFieldGuide`.
+        base: whose posteriors the flows begin with, "mean_field", "ladder" or "residual_normal"
+            (a key of `BASES`, which takes any class derived from `MeanFieldGuide`).
         flows: steps at each site.
         width: of the two hidden layers of each step's net.
         num_context: numbers that the image's features at a level hand to its flows.
@@ -139,9 +139,7 @@ class IAFGuide(Guide):
     def __init__(
         self,
         model: Callable[..., Any],
-        base: Literal["mean_field", "ladder", "residual_normal"] | type[MeanFieldGuide] = (
-            "mean_field"
-        ),
+        base: Literal["mean_field", "ladder", "residual_normal"] = "mean_field",
         flows: int = 2,
         width: int = 64,
         num_context: int = 16,
@@ -158,10 +156,11 @@ class IAFGuide(Guide):
         for argument, value in (("flows", flows), ("width", width), ("num_context", num_context)):
             if value < 1:
                 raise UsageError(f"{argument}: expected at least 1, came {value}")
-        kind = BASES.get(base) if isinstance(base, str) else base
-        if kind is None:
-            raise UsageError(f"base: unknown {base!r}: {nearest(str(base), BASES)}")
-        self.base = kind(model, hidden, layers, net, activation, batch_norm, rngs=rngs, name=name)
+        if base not in BASES:
+            raise UsageError(f"base: unknown {base!r}: {nearest(base, BASES)}")
+        self.base = BASES[base](
+            model, hidden, layers, net, activation, batch_norm, rngs=rngs, name=name
+        )
         self.order = self.base.order
         widths = self.base.tower.out_features
         self.contexts = nnx.List([linear(size, num_context, rngs=rngs) for size in widths])
