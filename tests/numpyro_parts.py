@@ -39,18 +39,22 @@ def mixture(
     """log_prob of `x`, its slopes by each part, the mean, and draws, numpy."""
     parts, x = [jnp.asarray(part) for part in parts], jnp.asarray(x)
 
-    def log_prob(*parts: Any) -> Any:
-        return DiscretizedLogisticMixture(*parts, **options).log_prob(x)
+    @jax.jit
+    def everything(*parts: Any) -> Any:
+        def log_prob(*parts: Any) -> Any:
+            return DiscretizedLogisticMixture(*parts, **options).log_prob(x)
 
-    slopes = jax.grad(lambda *a: log_prob(*a).sum(), argnums=tuple(range(len(parts))))(*parts)
-    fn = jax.jit(lambda fn: fn)(DiscretizedLogisticMixture(*parts, **options))  # as a pytree
-    found = {"log_prob": fn.log_prob(x), "mean": fn.mean}
-    found |= {f"slope_{i}": slope for i, slope in enumerate(slopes)}
-    if expanded:
-        wide = fn.expand(expanded)
-        found = {"mean": wide.mean, "log_prob": wide.log_prob(x)}
-        return _numpy({**found, "draws": wide.sample(jax.random.key(0))})
-    return _numpy({**found, "draws": fn.sample(jax.random.key(0), (draws,))})
+        fn = DiscretizedLogisticMixture(*parts, **options)
+        wide = fn.expand(expanded or fn.batch_shape)
+        slopes = jax.grad(lambda *a: log_prob(*a).sum(), argnums=tuple(range(len(parts))))(*parts)
+        found = {"log_prob": wide.log_prob(x), "mean": wide.mean}
+        found |= {f"slope_{i}": slope for i, slope in enumerate(slopes)}
+        shape = () if expanded else (draws,)
+        return {**found, "draws": wide.sample(jax.random.key(0), shape)}, fn  # fn as a pytree
+
+    found, fn = everything(*parts)
+    assert isinstance(fn, DiscretizedLogisticMixture)
+    return _numpy(found)
 
 
 def likelihood(h: Any, x: Any, name: str, **options: Any) -> Any:
