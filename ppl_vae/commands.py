@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["compare", "evaluate", "list_known", "reconstruct", "sample", "train"]
+__all__ = ["compare", "convert", "evaluate", "list_known", "reconstruct", "sample", "train"]
 
 import json
 import shlex
@@ -143,6 +143,13 @@ def compare(args: Namespace) -> None:
         print(figures.compare_likelihoods(told, args.out / "likelihoods.png"))
         histories = {str(run.path): run.history for run in runs}
         print(figures.compare_curves(histories, args.out / "curves.png"))
+
+
+def convert(args: Namespace) -> None:
+    """A run from weights that authors published."""
+    from ppl_vae import conversion
+
+    conversion.convert(args)
 
 
 def _train_one(

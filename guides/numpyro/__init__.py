@@ -4,6 +4,7 @@ from guides.numpyro.bottom_up import BottomUpGuide
 from guides.numpyro.iaf import IAFGuide
 from guides.numpyro.ladder import LadderGuide
 from guides.numpyro.mean_field import MeanFieldGuide
+from guides.numpyro.nvae import NVAEGuide
 from guides.numpyro.residual_normal import ResidualNormalGuide
 
 __all__ = [
@@ -11,5 +12,6 @@ __all__ = [
     "IAFGuide",
     "LadderGuide",
     "MeanFieldGuide",
+    "NVAEGuide",
     "ResidualNormalGuide",
 ]
