@@ -63,9 +63,11 @@ class WeightNormConv(nnx.Module):
         return jnp.exp(self.log_weight_norm[...]) * v / (_norm(v) + 1e-5)
 
     def __call__(self, x: Array) -> Array:
+        w = self.effective_weight()
+        dtype = jnp.result_type(x, w)
         h = lax.conv_general_dilated(
-            x,
-            self.effective_weight(),
+            x.astype(dtype),
+            w.astype(dtype),
             (self.stride, self.stride),
             [(self.size // 2, self.size // 2)] * 2,
             dimension_numbers=("NHWC", "OIHW", "NHWC"),
