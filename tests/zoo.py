@@ -7,12 +7,13 @@
 from __future__ import annotations
 
 __all__ = [
-    "CASES", "GUIDES", "LIKELIHOODS", "MODELS", "PAIRS", "PPLS", "X_SHAPE",
+    "CASES", "FITTING", "GUIDES", "LIKELIHOODS", "MODELS", "PAIRS", "PPLS", "X_SHAPE",
     "Case", "images", "noisy", "room", "side", "tools",
 ]  # fmt: skip
 
 import importlib
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -34,14 +35,25 @@ MODELS: dict[str, tuple[str, dict[str, Any], dict[str, tuple[int, ...]]]] = {
         {"latents": (3, 2), "hidden": (5, 4), "layers": 1, "net": "conv", "batch_norm": True},
         {"z2": (2,), "z1": (3,)},
     ),
-}
+    "nvae": (
+        "NVAE",
+        {
+            "scales": 2, "groups": (2, 1), "latent_channels": 2, "channels": 2, "blocks": 1,
+            "block_cells": 2, "group_cells": 1,
+        },
+        {"z3": (2, 2, 1), "z2": (2, 4, 2), "z1": (2, 4, 2)},
+    ),
+}  # fmt: skip
 GUIDES = {
     "mean-field": "MeanFieldGuide",
     "ladder": "LadderGuide",
     "bottom-up": "BottomUpGuide",
     "residual-normal": "ResidualNormalGuide",
     "iaf": "IAFGuide",
+    "nvae": "NVAEGuide",
+    "nvae-flow": "NVAEGuide",
 }
+GUIDE_ARGUMENTS: dict[str, dict[str, Any]] = {"nvae-flow": {"residual": False, "flows": 1}}
 LIKELIHOODS = ("bernoulli", "discretized_logistic", "discretized_logistic_mixture", "normal")
 
 
@@ -68,7 +80,7 @@ class Case:
 
     @property
     def has_batch_norm(self) -> bool:
-        return bool(MODELS[self.model][1].get("batch_norm"))
+        return self.model == "nvae" or bool(MODELS[self.model][1].get("batch_norm"))
 
     def build(self, seed: int = 0, x_shape: tuple[int, ...] = X_SHAPE, **changes: Any) -> Any:
         """(model, guide), fresh weights; `changes` to the model's arguments."""
@@ -76,19 +88,25 @@ class Case:
         arguments = {**arguments, "likelihood": self.likelihood, **changes}
         models = importlib.import_module(f"models.{self.ppl}")
         guides = importlib.import_module(f"guides.{self.ppl}")
-        pair = getattr(models, name), getattr(guides, self.guide_class)
-        return side(self.ppl).build(*pair, x_shape, arguments, seed)
+        guide = partial(getattr(guides, self.guide_class), **GUIDE_ARGUMENTS.get(self.guide, {}))
+        return side(self.ppl).build(getattr(models, name), guide, x_shape, arguments, seed)
+
+
+def fits(model: str, guide: str) -> bool:
+    """Whether a guide answers a model: all answer all but NVAE's own, which look at its states."""
+    return model == "nvae" or not guide.startswith("nvae")
 
 
 # Likelihoods meet models and guides in one place, the decoder's output: PAIRS leaves them at one.
 # Nor do convolutions meet any guide but in the encoder that they share: one VAE of them does.
-PAIRS = [
-    Case(ppl, model, guide)
-    for ppl in PPLS
+FITTING = [
+    (model, guide)
     for model in MODELS
     for guide in GUIDES
+    if fits(model, guide)
     if (model, guide) not in {("vae-conv", "residual-normal"), ("vae-conv", "iaf")}
 ]
+PAIRS = [Case(ppl, model, guide) for ppl in PPLS for model, guide in FITTING]
 CASES = [replace(pair, likelihood=name) for pair in PAIRS for name in LIKELIHOODS]
 
 

@@ -70,11 +70,10 @@ def _load(path: str | os.PathLike[str]) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    """What torch says, in one sentence: the global that is not allowed, where there is one.
+    """What torch says, in few words: the global that is not allowed, where there is one.
 
     >>> _reason(RuntimeError("Weights only load failed. Unsupported global: GLOBAL os.system was"))
-    'Unsupported global: GLOBAL os.system was'
+    'it holds os.system'
     """
-    text = " ".join(str(error).split())
-    at = text.find("Unsupported")
-    return text[max(at, 0) :].partition(". ")[0].partition(" not an allowed")[0]
+    _, _, found = " ".join(str(error).split()).partition("GLOBAL ")
+    return f"it holds {found.split()[0]}" if found else "damaged, or something else"
