@@ -140,9 +140,7 @@ def _likelihood(dataset: str, given: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _x_shape(
-    state_dict: Mapping[str, Any], halvings: int, padding: int
-) -> tuple[int, ...]:
+def _x_shape(state_dict: Mapping[str, Any], halvings: int, padding: int) -> tuple[int, ...]:
     """Shape of the images, which the settings do not have, from the weights that do."""
     for key in ("stem.weight", "prior_ftr0"):
         if key not in state_dict:

@@ -182,7 +182,9 @@ def terms(
     h = elu(weights.conv("enc0.1", elu(h)))
     raw_q = weights.conv("enc_sampler.0", h)
     raw_p = np.zeros_like(raw_q)
-    state = np.broadcast_to(weights.arrays["prior_ftr0"], (len(x), *weights.arrays["prior_ftr0"].shape))
+    state = np.broadcast_to(
+        weights.arrays["prior_ftr0"], (len(x), *weights.arrays["prior_ftr0"].shape)
+    )
     kl: list[Any] = []
     for i in range(1000):
         if weights.has(f"dec_tower.{i}.conv."):

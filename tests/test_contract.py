@@ -16,6 +16,8 @@ from ppl_vae.errors import UsageError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*samples its sites in another order")
 LADDERS = [pair for pair in PAIRS if pair.model == "hierarchy"]
+# What XLA takes minutes to compile for: NVAE under its own guides stands for it under the others.
+COMPILED = [pair for pair in PAIRS if pair.model != "nvae" or pair.guide.startswith("nvae")]
 
 
 def over(cases: list[Case]) -> Any:
@@ -129,7 +131,7 @@ def test_float64_all_the_way(case: Case) -> None:
 # Parameters
 
 
-@over([*PAIRS, *(case for case in CASES if (case.model, case.guide) == ("vae", "ladder"))])
+@over([*COMPILED, *(case for case in CASES if (case.model, case.guide) == ("vae", "ladder"))])
 def test_every_parameter_gets_a_gradient(case: Case) -> None:
     """And every output of every layer, so that half a head cannot be cut off."""
     pair = case.build()
@@ -149,13 +151,15 @@ def test_every_parameter_gets_a_gradient(case: Case) -> None:
 def open_gates(case: Case, pair: Any) -> None:
     """The rectifiers of squeeze-excite gates, in NVAE's cells, far from shut."""
     weights = room(case.ppl).state(*pair)
-    for name, value in weights.items():
-        if name.endswith("gate.squeeze.bias"):
-            value[...] = 2.0
-    room(case.ppl).load_state(*pair, weights)
+    opened = {
+        name: np.full_like(value, 2.0)
+        for name, value in weights.items()
+        if name.endswith("gate.squeeze.bias")
+    }
+    room(case.ppl).load_state(*pair, {**weights, **opened})
 
 
-@over(PAIRS)
+@over(COMPILED)
 def test_stock_svi_moves_every_weight(case: Case) -> None:
     """With the PPL's own SVI and ELBO; batch norm's statistics move as well."""
     pair = case.build()
@@ -206,7 +210,7 @@ def still(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 # Weights
 
 
-@over(PAIRS)
+@over(COMPILED)
 def test_saved_and_loaded_it_is_the_same(case: Case, tmp_path: Path) -> None:
     """Through a file, into a pair that began elsewhere: the same densities, bit for bit."""
     ppl, x = room(case.ppl), images()
@@ -224,7 +228,7 @@ def test_saved_and_loaded_it_is_the_same(case: Case, tmp_path: Path) -> None:
         np.testing.assert_array_equal(found[name], value, err_msg=name)
 
 
-@over([pair for pair in PAIRS if pair.guide != "bottom-up" and "conv" not in pair.model])
+@over([pair for pair in COMPILED if pair.guide != "bottom-up" and "conv" not in pair.model])
 def test_a_copied_guide_keeps_its_model(case: Case) -> None:
     """deepcopy makes weights of the guide's own, and refers to the one model."""
     model, guide = case.build()

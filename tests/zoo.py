@@ -38,10 +38,10 @@ MODELS: dict[str, tuple[str, dict[str, Any], dict[str, tuple[int, ...]]]] = {
     "nvae": (
         "NVAE",
         {
-            "scales": 2, "groups": (2, 1), "latent_channels": 2, "channels": 2, "blocks": 1,
-            "block_cells": 2, "group_cells": 1,
+            "scales": 2, "groups": 1, "latent_channels": 2, "channels": 2, "blocks": 1,
+            "block_cells": 1, "group_cells": 1,
         },
-        {"z3": (2, 2, 1), "z2": (2, 4, 2), "z1": (2, 4, 2)},
+        {"z2": (2, 2, 1), "z1": (2, 4, 2)},
     ),
 }  # fmt: skip
 GUIDES = {

@@ -40,9 +40,7 @@ class WeightNormConv(nn.Conv2d):
         groups: int = 1,
         mask: Mask | None = None,
     ) -> None:
-        super().__init__(
-            num_inputs, num_outputs, size, stride, size // 2, groups=groups, bias=bias
-        )
+        super().__init__(num_inputs, num_outputs, size, stride, size // 2, groups=groups, bias=bias)
         kept = None if mask is None else torch.as_tensor(mask.array()).to(self.weight)
         self.register_buffer("mask", kept, persistent=False)
         self.log_weight_norm = nn.Parameter(torch.log(_norm(self.direction().detach()) + 0.01))
