@@ -1,4 +1,4 @@
-r"""NVAE's Normal: both of its parameters softly clamped (Vahdat & Kautz 2020, the authors' weights).
+r"""NVAE's Normal, both of its parameters softly clamped (Vahdat & Kautz 2020; the authors' code).
 
 .. math:: N\left(5 \tanh(m / 5),\ \left(e^{5 \tanh(l / 5)} + 0.01\right)^2\right)
 """
