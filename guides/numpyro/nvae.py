@@ -94,7 +94,8 @@ class NVAEGuide(Guide):
 
     def encode(self, x: Array) -> dict[str, Array]:
         """{site: (n, channels, height, width)} of the tower."""
-        return dict(zip(self.order, self.tower(self.model.seen(x)), strict=True))
+        model: Any = self.model
+        return dict(zip(self.order, self.tower(model.seen(x)), strict=True))
 
     def posterior(self, site: Site, features: dict[str, Array]) -> Any:
         index = self.order.index(site.name)

@@ -92,6 +92,7 @@ class ResidualTower(nn.Module):
         x = functional.pad(x, (left, right, above, under))
         h = through(self.pre, self.stem(2 * x - 1))
         found: list[Tensor] = []
+        cells: Any
         for cells in self.groups:
             h = through(cells, h)
             found.append(h)

@@ -83,7 +83,8 @@ class NVAEGuide(Guide):
 
     def encode(self, x: Tensor) -> dict[str, Tensor]:
         """{site: (n, channels, height, width)} of the tower."""
-        return dict(zip(self.order, self.tower(self.model.seen(x)), strict=True))
+        model: Any = self.model
+        return dict(zip(self.order, self.tower(model.seen(x)), strict=True))
 
     def posterior(self, site: Site, features: dict[str, Tensor]) -> Any:
         index = self.order.index(site.name)

@@ -51,8 +51,8 @@ class Group(nnx.Module):
         if self.head is None:
             zero = jnp.zeros((len(h), self.latent_channels, *h.shape[1:3]), h.dtype)
             return ClampedNormal(zero, zero).to_event(3)
-        raw = channels_first(self.head(jax.nn.elu(h)))
-        return ClampedNormal(*jnp.split(raw, 2, 1)).to_event(3)
+        raw_loc, raw_scale = jnp.split(channels_first(self.head(jax.nn.elu(h))), 2, 1)
+        return ClampedNormal(raw_loc, raw_scale).to_event(3)
 
     def merge(self, h: Array, z: Array) -> Array:
         """The state with the draw taken in."""
@@ -152,7 +152,8 @@ class NVAE(nnx.Module):
         """p(x | z) from likelihood parameters."""
         if self.likelihood.name != "normal":
             return self.likelihood(h)
-        scaled = ClampedNormal(*jnp.split(h, 2, 1))  # of 2x - 1
+        raw_loc, raw_scale = jnp.split(h, 2, 1)
+        scaled = ClampedNormal(raw_loc, raw_scale)  # of 2x - 1
         return dist.Normal(0.5 + 0.5 * scaled.loc, 0.5 * scaled.scale).to_event(3)
 
     def seen(self, x: Array) -> Array:
@@ -180,9 +181,8 @@ class NVAE(nnx.Module):
     def _post(self, rngs: nnx.Rngs) -> list[InvertedCell]:
         found: list[InvertedCell] = []
         width = self.layout.width(self.channels, len(self.layout.groups) - 1)
-        gated = {"expansion": 3, "squeeze_excite": self.squeeze_excite}
         for _ in range(self.layout.blocks):
             for index in range(self.block_cells):
-                found.append(InvertedCell(width, index == 0, **gated, rngs=rngs))
+                found.append(InvertedCell(width, index == 0, 3, self.squeeze_excite, rngs=rngs))
                 width = found[-1].out_features
         return found

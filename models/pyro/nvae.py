@@ -11,6 +11,7 @@ from __future__ import annotations
 __all__ = ["NVAE", "Group"]
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -44,7 +45,8 @@ class Group(nn.Module):
         if self.head is None:
             zero = h.new_zeros(()).expand(len(h), self.latent_channels, *h.shape[2:])
             return ClampedNormal(zero, zero).to_event(3)
-        return ClampedNormal(*self.head(functional.elu(h)).chunk(2, 1)).to_event(3)
+        raw_loc, raw_scale = self.head(functional.elu(h)).chunk(2, 1)
+        return ClampedNormal(raw_loc, raw_scale).to_event(3)
 
     def merge(self, h: Tensor, z: Tensor) -> Tensor:
         """The state with the draw taken in."""
@@ -120,6 +122,7 @@ class NVAE(nn.Module):
         n = check_batch(x, n, self.x_shape)
         with bind("model", self) as net, pyro.plate("data", n):
             h = net.top.expand(n, *net.top.shape)
+            group: Any
             for level, group in zip(range(len(net.groups), 0, -1), net.groups, strict=True):
                 h = through(group.cells, h)
                 z = pyro.sample(f"z{level}", group.prior(h), infer={"context": h})
@@ -138,7 +141,8 @@ class NVAE(nn.Module):
         """p(x | z) from likelihood parameters."""
         if self.likelihood.name != "normal":
             return self.likelihood(h)
-        scaled = ClampedNormal(*h.chunk(2, 1))  # of 2x - 1
+        raw_loc, raw_scale = h.chunk(2, 1)
+        scaled = ClampedNormal(raw_loc, raw_scale)  # of 2x - 1
         return dist.Normal(0.5 + 0.5 * scaled.loc, 0.5 * scaled.scale).to_event(3)
 
     def seen(self, x: Tensor) -> Tensor:
@@ -165,9 +169,8 @@ class NVAE(nn.Module):
     def _post(self) -> list[InvertedCell]:
         found: list[InvertedCell] = []
         width = self.layout.width(self.channels, len(self.layout.groups) - 1)
-        gated = {"expansion": 3, "squeeze_excite": self.squeeze_excite}
         for _ in range(self.layout.blocks):
             for index in range(self.block_cells):
-                found.append(InvertedCell(width, index == 0, **gated))
+                found.append(InvertedCell(width, index == 0, 3, self.squeeze_excite))
                 width = found[-1].out_features
         return found

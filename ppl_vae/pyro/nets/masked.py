@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["ShiftNet"]
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,8 +40,9 @@ class ShiftNet(nn.Module):
                 WeightNormConv(inner, width, 1, mask=third),
             ]
         )
+        last: Any = self.convs[-1]
         with torch.no_grad():
-            self.convs[-1].log_weight_norm += math.log(0.1)
+            last.log_weight_norm += math.log(0.1)
 
     def forward(self, z: Tensor) -> Tensor:
         h = functional.elu(self.convs[0](z))
