@@ -20,7 +20,9 @@ def names(model: Mapping[str, Any], guide: Mapping[str, Any]) -> tuple[dict[str,
         guide: arguments of `NVAEGuide`, likewise.
     """
     found = Names(gated=model["squeeze_excite"])
-    groups = groups_per_scale(*(model[key] for key in ("scales", "groups")), *_halving(model))
+    groups = groups_per_scale(
+        model["scales"], model["groups"], model["adaptive_groups"], model["min_groups"]
+    )
     scales = Scales((1, 1, 1), groups, model["blocks"]).of_groups
     _encoder(found, scales, guide, model["blocks"])
     _decoder(found, scales, model)
@@ -126,7 +128,3 @@ def _sampling(found: Names, num_groups: int, flows: int) -> None:
             found.conv(f"{theirs}.conv.convz.0", f"{ours}.0", bias=False)
             found.conv(f"{theirs}.conv.convz.2", f"{ours}.1", bias=False)
             found.conv(f"{theirs}.mu.conv_0", f"{ours}.2")
-
-
-def _halving(model: Mapping[str, Any]) -> tuple[bool, int]:
-    return model["adaptive_groups"], model["min_groups"]
