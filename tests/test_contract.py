@@ -163,6 +163,7 @@ def open_gates(case: Case, pair: Any) -> None:
 def test_stock_svi_moves_every_weight(case: Case) -> None:
     """With the PPL's own SVI and ELBO; batch norm's statistics move as well."""
     pair = case.build()
+    open_gates(case, pair)
     before = room(case.ppl).state(*pair)
     elbo = "TraceMeanField_ELBO" if side(case.ppl).is_guide(pair[1]) else "Trace_ELBO"
     after = side(case.ppl).stock_svi(*pair, images(), elbo)
@@ -184,9 +185,16 @@ def test_our_objective_under_stock_svi(case: Case) -> None:
         assert still(before, side(case.ppl).stock_svi(*pair, images(), "Objective")) == []
 
 
-@over([*LADDERS, *(pair for pair in PAIRS if pair.model == "vae-conv" and pair.guide == "ladder")])
+@over(
+    [
+        *LADDERS,
+        *(pair for pair in PAIRS if pair.model == "vae-conv" and pair.guide == "ladder"),
+        *(pair for pair in PAIRS if pair.guide == "nvae-flow"),
+    ]
+)
 def test_fit_moves_every_weight(case: Case) -> None:
     pair = case.build()
+    open_gates(case, pair)
     before = room(case.ppl).state(*pair)
     fitted = room(case.ppl).fit(*pair, images(), epochs=2, batch_size=3, progress=False)
     after = room(case.ppl).state(*pair)

@@ -71,9 +71,10 @@ class NVAE(nn.Module):
         block_cells: cells at each of these.
         group_cells: cells before each group.
         squeeze_excite: gates over the channels in every cell.
-        likelihood: "bernoulli", "discretized_logistic_mixture", or "normal", NVAE's own clamped
-            Normal on 2x - 1 as a density of x: nats that are lower by ln 2 a pixel and channel
-            than those of 2x - 1 itself (which the authors' code reports).
+        likelihood: "bernoulli", "discretized_logistic", "discretized_logistic_mixture", or
+            "normal": NVAE's own clamped Normal on 2x - 1, as a density of x. Its negative log
+            likelihood is lower by ln 2 a pixel and channel than that of 2x - 1, which the
+            authors' code reports.
         components: M of the mixture of logistics.
         num_levels: of the images that the program is about, 256 for 8 bits; with fewer, the images
             that it is given are brought to floor(255 x · num_levels / 256) / (num_levels - 1).
@@ -129,6 +130,13 @@ class NVAE(nn.Module):
                 h = group.merge(h, z)
             x = None if x is None else net.seen(x)
             return pyro.sample("x", net.image(net.decode(h)), obs=x)
+
+    @property
+    def rows(self) -> int:
+        """Images that go through the nets at once: 2^28 values of the widest layer, 1 GB."""
+        height, width = self.layout.sides(len(self.layout.groups) - 1)
+        at_image = height * width * 4**self.layout.blocks * 6 * self.channels
+        return max(1, 2**28 // at_image)
 
     def decode(self, h: Tensor) -> Tensor:
         """Likelihood parameters of the image from the last state: (n, parameters, h, w)."""

@@ -26,7 +26,7 @@ class AutoregressiveShift(Transform):
     """y = z - μ(z) of maps (…, channels, height, width).
 
     Args:
-        net: μ, strictly autoregressive in any order (`ppl_vae.numpyro.nets.ShiftNet`).
+        net: μ, strictly autoregressive in any order (`ppl_vae.numpyro.nets.masked.ShiftNet`).
     """
 
     domain = constraints.independent(constraints.real, 3)

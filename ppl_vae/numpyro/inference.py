@@ -22,7 +22,8 @@ from ppl_vae.numpyro.distributions import unwrapped
 from ppl_vae.numpyro.guide import Guide
 from ppl_vae.numpyro.objective import Objective, traces
 
-ROWS = 8192  # images times samples that pass through the nets at once
+ROWS = 8192  # images times samples that pass through the nets at once, unless `model.rows` says
+BLOCK = 1000  # images of one draw each, at most as many
 DRAWS = 32  # of a posterior whose moments have no closed form
 
 
@@ -83,7 +84,7 @@ def stream_log_weights(
     """`log_weights` a block of images at a time: arrays (num_samples, images of the block)."""
     if num_samples < 1:
         raise UsageError(f"num_samples: expected at least 1, came {num_samples}")
-    rows = block or ROWS
+    rows = block or getattr(model, "rows", ROWS)
     with asked(model, guide, x, params, seed, batch_norm) as (data, values, key):
         size = max(1, min(len(data), 100, rows))
         at_once = max(1, min(rows // size, num_samples))
@@ -140,7 +141,7 @@ def site_terms(
     params: dict[str, Any] | None = None,
     seed: int = 0,
     batch_norm: str = "running",
-    block: int = 1000,
+    block: int | None = None,
 ) -> dict[str, Any]:
     """{"log_likelihood": (n,), "kl": {site: (n,)}}: the bound's terms by image, nats, one draw.
 
@@ -163,7 +164,7 @@ def posterior_moments(
     params: dict[str, Any] | None = None,
     seed: int = 0,
     batch_norm: str = "running",
-    block: int = 1000,
+    block: int | None = None,
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """{site: (loc, scale)} of q(z_l | x, z above), (n, …) each, under one draw of those above.
 
@@ -184,10 +185,11 @@ def _in_blocks(
     params: dict[str, Any] | None,
     seed: int,
     batch_norm: str,
-    block: int,
+    block: int | None,
 ) -> Any:
     with asked(model, guide, x, params, seed, batch_norm) as (data, values, key):
-        block = len(data) if isinstance(guide, AutoGuide) else block
+        whole = isinstance(guide, AutoGuide)
+        size = len(data) if whole else block or min(BLOCK, getattr(model, "rows", BLOCK))
 
         @jax.jit
         def run(values: Any, stored: Array, rng_key: Any) -> Any:
@@ -196,8 +198,8 @@ def _in_blocks(
                 return fn(images)
 
         parts = [
-            run(values, data.values[start : start + block], random.fold_in(key, start))
-            for start in range(0, len(data), block)
+            run(values, data.values[start : start + size], random.fold_in(key, start))
+            for start in range(0, len(data), size)
         ]
     return jax.tree.map(lambda *arrays: np.concatenate([np.asarray(a) for a in arrays]), *parts)
 

@@ -23,7 +23,7 @@ class AutoregressiveShift(Transform):
     """y = z - μ(z) of maps (…, channels, height, width).
 
     Args:
-        net: μ, strictly autoregressive in any order (`ppl_vae.pyro.nets.ShiftNet`).
+        net: μ, strictly autoregressive in any order (`ppl_vae.pyro.nets.masked.ShiftNet`).
     """
 
     domain = constraints.independent(constraints.real, 3)

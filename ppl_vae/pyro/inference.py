@@ -18,7 +18,8 @@ from ppl_vae.pyro.distributions import unwrapped
 from ppl_vae.pyro.guide import Guide
 from ppl_vae.pyro.objective import Objective, traces
 
-ROWS = 8192  # images times samples that pass through the nets at once
+ROWS = 8192  # images times samples that pass through the nets at once, unless `model.rows` says
+BLOCK = 1000  # images of one draw each, at most as many
 DRAWS = 32  # of a posterior whose moments have no closed form
 
 
@@ -79,7 +80,7 @@ def stream_log_weights(
     """`log_weights` a block of images at a time: arrays (num_samples, images of the block)."""
     if num_samples < 1:
         raise UsageError(f"num_samples: expected at least 1, came {num_samples}")
-    rows = block or ROWS
+    rows = block or getattr(model, "rows", ROWS)
     count = len(x)
     size = max(1, min(count, 100, rows))
     at_once = max(1, rows // size)
@@ -142,7 +143,7 @@ def site_terms(
     params: dict[str, Any] | None = None,
     seed: int = 0,
     batch_norm: str = "running",
-    block: int = 1000,
+    block: int | None = None,
 ) -> dict[str, Any]:
     """{"log_likelihood": (n,), "kl": {site: (n,)}}: the bound's terms by image, nats, one draw.
 
@@ -150,7 +151,7 @@ def site_terms(
     """
     objective, found = Objective(), []
     with asked(model, guide, x, params, seed, batch_norm) as data:
-        block = len(data) if keeps_order(guide) else block
+        block = len(data) if keeps_order(guide) else block or _block(model)
         for start in range(0, len(data), block):
             terms = objective.terms(model, guide, data.batch(slice(start, start + block)))
             likelihood = sum(terms.log_likelihood.values())
@@ -166,14 +167,14 @@ def posterior_moments(
     params: dict[str, Any] | None = None,
     seed: int = 0,
     batch_norm: str = "running",
-    block: int = 1000,
+    block: int | None = None,
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """{site: (loc, scale)} of q(z_l | x, z above), (n, …) each, under one draw of those above.
 
     A flow has no closed form for them: they are estimated from 32 draws.
     """
     with asked(model, guide, x, params, seed, batch_norm) as data:
-        block = len(data) if keeps_order(guide) else block
+        block = len(data) if keeps_order(guide) else block or _block(model)
         found = [
             moments(model, guide, data.batch(slice(start, start + block)))
             for start in range(0, len(data), block)
@@ -182,6 +183,10 @@ def posterior_moments(
         site: tuple(np.concatenate([part[site][i] for part in found]) for i in (0, 1))  # type: ignore[misc]
         for site in found[0]
     }
+
+
+def _block(model: Any) -> int:
+    return min(BLOCK, getattr(model, "rows", BLOCK))
 
 
 @torch.no_grad()
