@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Scales", "groups_per_scale"]
+__all__ = ["Scales", "check_sizes", "groups_per_scale"]
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -73,6 +73,17 @@ class Scales:
     def width(self, channels: int, scale: int) -> int:
         """Channels of a tower at a scale, where it has `channels` at the image."""
         return int(channels * 2 ** (self.halvings - scale))
+
+
+LEAST = {"channels": 2, "latent_channels": 1, "block_cells": 1, "group_cells": 0, "flows": 0}
+"""What NVAE's sizes may not be below; a halving cell makes four parts of twice the channels."""
+
+
+def check_sizes(**sizes: int) -> None:
+    """UsageError where one of NVAE's sizes is too small."""
+    for name, value in sizes.items():
+        if value < LEAST[name]:
+            raise UsageError(f"{name}: expected at least {LEAST[name]}, came {value}")
 
 
 def groups_per_scale(

@@ -16,8 +16,8 @@ from ppl_vae.errors import UsageError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*samples its sites in another order")
 LADDERS = [pair for pair in PAIRS if pair.model == "hierarchy"]
-# What XLA takes minutes to compile for: NVAE under its own guides stands for it under the others.
-COMPILED = [pair for pair in PAIRS if pair.model != "nvae" or pair.guide.startswith("nvae")]
+# NVAE, which XLA takes long to compile, has its own guide for all.
+COMPILED = [pair for pair in PAIRS if pair.model != "nvae" or pair.guide == "nvae"]
 
 
 def over(cases: list[Case]) -> Any:
@@ -189,7 +189,7 @@ def test_our_objective_under_stock_svi(case: Case) -> None:
     [
         *LADDERS,
         *(pair for pair in PAIRS if pair.model == "vae-conv" and pair.guide == "ladder"),
-        *(pair for pair in PAIRS if pair.guide == "nvae-flow"),
+        *(pair for pair in PAIRS if pair.guide == "nvae"),
     ]
 )
 def test_fit_moves_every_weight(case: Case) -> None:

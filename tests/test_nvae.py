@@ -123,6 +123,20 @@ def test_padding(x_shape: Any, padding: int, margins: Any, top: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        ({"channels": 1}, "channels: expected at least 2, came 1"),
+        ({"latent_channels": 0}, "latent_channels: expected at least 1, came 0"),
+        ({"block_cells": 0}, "block_cells: expected at least 1, came 0"),
+        ({"blocks": -1}, "blocks: expected at least 0, came -1"),
+    ],
+)
+def test_sizes_that_do_not_fit(ppl: str, size: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Case(ppl, "nvae", "nvae").build(**size)
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ((2, [3]), r"groups: expected one number, or one a scale \(2\), came \(3,\)"),

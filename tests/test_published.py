@@ -42,7 +42,10 @@ def reference(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     return arrays, found["config"]
 
 
-@pytest.mark.parametrize("name", NAMES)
+BOTH = [*((name, "pyro") for name in NAMES), (NAMES[1], "numpyro")]
+
+
+@pytest.mark.parametrize(("name", "ppl"), BOTH)
 def test_every_key_has_its_place(name: str, ppl: str) -> None:
     """The pair holds each weight once, bit for bit, and nothing that was not given."""
     arrays, config = reference(name)
@@ -51,7 +54,7 @@ def test_every_key_has_its_place(name: str, ppl: str) -> None:
     assert sorted(v.tobytes() for v in state.values()) == sorted(v.tobytes() for v in kept.values())
 
 
-@pytest.mark.parametrize(("name", "ppl"), [*((n, "pyro") for n in NAMES), (NAMES[1], "numpyro")])
+@pytest.mark.parametrize(("name", "ppl"), BOTH)
 def test_the_nets_are_the_authors(name: str, ppl: str) -> None:
     """Divergences and log likelihood equal those worked out by hand from the authors' names."""
     arrays, config = reference(name)

@@ -51,9 +51,12 @@ GUIDES = {
     "residual-normal": "ResidualNormalGuide",
     "iaf": "IAFGuide",
     "nvae": "NVAEGuide",
-    "nvae-flow": "NVAEGuide",
+    "nvae-free": "NVAEGuide",
 }
-GUIDE_ARGUMENTS: dict[str, dict[str, Any]] = {"nvae-flow": {"residual": False, "flows": 1}}
+GUIDE_ARGUMENTS: dict[str, dict[str, Any]] = {
+    "nvae": {"flows": 1},
+    "nvae-free": {"residual": False},
+}
 LIKELIHOODS = ("bernoulli", "discretized_logistic", "discretized_logistic_mixture", "normal")
 
 

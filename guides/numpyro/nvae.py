@@ -26,7 +26,7 @@ from ppl_vae.numpyro.guide import Guide, Site
 from ppl_vae.numpyro.nets.masked import ShiftNet
 from ppl_vae.numpyro.nets.residual import channels_first, channels_last
 from ppl_vae.numpyro.nets.weight_norm import WeightNormConv
-from ppl_vae.scales import Scales
+from ppl_vae.scales import Scales, check_sizes
 
 
 class NVAEGuide(Guide):
@@ -65,13 +65,14 @@ class NVAEGuide(Guide):
             )
         super().__init__(model, name=name)
         channels = model.channels if channels is None else channels
+        block_cells = model.block_cells if block_cells is None else block_cells
+        group_cells = model.group_cells if group_cells is None else group_cells
+        gated = model.squeeze_excite if squeeze_excite is None else squeeze_excite
+        check_sizes(
+            channels=channels, block_cells=block_cells, group_cells=group_cells, flows=flows
+        )
         self.tower = ResidualTower(
-            model.layout,
-            channels,
-            model.block_cells if block_cells is None else block_cells,
-            model.group_cells if group_cells is None else group_cells,
-            model.squeeze_excite if squeeze_excite is None else squeeze_excite,
-            rngs=rngs,
+            model.layout, channels, block_cells, group_cells, gated, rngs=rngs
         )
         latents, of_groups = model.latent_channels, model.layout.of_groups
         widths = [model.layout.width(channels, scale) for scale in of_groups]

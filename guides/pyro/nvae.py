@@ -23,7 +23,7 @@ from ppl_vae.pyro.flows import AutoregressiveShift
 from ppl_vae.pyro.guide import Guide, Site
 from ppl_vae.pyro.nets.masked import ShiftNet
 from ppl_vae.pyro.nets.weight_norm import WeightNormConv
-from ppl_vae.scales import Scales
+from ppl_vae.scales import Scales, check_sizes
 
 
 class NVAEGuide(Guide):
@@ -60,13 +60,13 @@ class NVAEGuide(Guide):
             )
         super().__init__(model, name=name)
         channels = model.channels if channels is None else channels
-        self.tower = ResidualTower(
-            model.layout,
-            channels,
-            model.block_cells if block_cells is None else block_cells,
-            model.group_cells if group_cells is None else group_cells,
-            model.squeeze_excite if squeeze_excite is None else squeeze_excite,
+        block_cells = model.block_cells if block_cells is None else block_cells
+        group_cells = model.group_cells if group_cells is None else group_cells
+        gated = model.squeeze_excite if squeeze_excite is None else squeeze_excite
+        check_sizes(
+            channels=channels, block_cells=block_cells, group_cells=group_cells, flows=flows
         )
+        self.tower = ResidualTower(model.layout, channels, block_cells, group_cells, gated)
         latents, of_groups = model.latent_channels, model.layout.of_groups
         widths = [model.layout.width(channels, scale) for scale in of_groups]
         states = [model.layout.width(model.channels, scale) for scale in of_groups]

@@ -26,7 +26,7 @@ from ppl_vae.numpyro.clamped import ClampedNormal
 from ppl_vae.numpyro.likelihoods import Likelihood
 from ppl_vae.numpyro.nets.residual import InvertedCell, channels_first, channels_last, through
 from ppl_vae.numpyro.nets.weight_norm import WeightNormConv
-from ppl_vae.scales import Scales, groups_per_scale
+from ppl_vae.scales import Scales, check_sizes, groups_per_scale
 
 
 class Group(nnx.Module):
@@ -111,6 +111,12 @@ class NVAE(nnx.Module):
         *,
         rngs: nnx.Rngs,
     ) -> None:
+        check_sizes(
+            channels=channels,
+            latent_channels=latent_channels,
+            block_cells=block_cells,
+            group_cells=group_cells,
+        )
         self.x_shape = tuple(x_shape)
         counts = groups_per_scale(scales, groups, adaptive_groups, min_groups)
         self.layout = Scales(self.x_shape, counts, blocks, padding)

@@ -25,7 +25,7 @@ from ppl_vae.pyro.clamped import ClampedNormal
 from ppl_vae.pyro.likelihoods import Likelihood
 from ppl_vae.pyro.nets.residual import InvertedCell, through
 from ppl_vae.pyro.nets.weight_norm import WeightNormConv
-from ppl_vae.scales import Scales, groups_per_scale
+from ppl_vae.scales import Scales, check_sizes, groups_per_scale
 
 
 class Group(nn.Module):
@@ -103,6 +103,12 @@ class NVAE(nn.Module):
         padding: int = 0,
     ) -> None:
         super().__init__()
+        check_sizes(
+            channels=channels,
+            latent_channels=latent_channels,
+            block_cells=block_cells,
+            group_cells=group_cells,
+        )
         self.x_shape = tuple(x_shape)
         counts = groups_per_scale(scales, groups, adaptive_groups, min_groups)
         self.layout = Scales(self.x_shape, counts, blocks, padding)
