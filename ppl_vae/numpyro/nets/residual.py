@@ -24,7 +24,8 @@ from flax import nnx
 from jax import Array
 
 from ppl_vae.numpyro.nets.conv import upsampled
-from ppl_vae.numpyro.nets.weight_norm import WeightNormConv, uniform
+from ppl_vae.numpyro.nets.depthwise import DepthwiseConv, uniform
+from ppl_vae.numpyro.nets.weight_norm import WeightNormConv
 
 RESIDUAL = 0.1  # weight of a cell's own part
 OFFSETS = ((0, 0), (1, 1), (0, 1), (1, 0))  # (row, column) of the pixels that a halving looks at
@@ -89,9 +90,9 @@ class InvertedCell(nnx.Module):
         self.norms = nnx.List([batch_norm(w, rngs=rngs) for w in (width, inner, inner, out)])
         self.convs = nnx.List(
             [
-                plain(width, inner, 1, rngs=rngs),
-                plain(inner, inner, 5, groups=inner, rngs=rngs),
-                plain(inner, out, 1, rngs=rngs),
+                plain(width, inner, rngs=rngs),
+                DepthwiseConv(inner, 5, rngs=rngs),
+                plain(inner, out, rngs=rngs),
             ]
         )
         self.skip = SkipUp(width, out, rngs=rngs) if up else None
@@ -157,20 +158,10 @@ def batch_norm(width: int, *, rngs: nnx.Rngs) -> nnx.BatchNorm:
     return nnx.BatchNorm(width, momentum=0.95, epsilon=1e-5, use_fast_variance=False, rngs=rngs)
 
 
-def plain(
-    num_inputs: int, num_outputs: int, size: int, groups: int = 1, *, rngs: nnx.Rngs
-) -> nnx.Conv:
-    """Convolution without bias, weights as torch's begin."""
-    return nnx.Conv(
-        num_inputs,
-        num_outputs,
-        (size, size),
-        padding=size // 2,
-        feature_group_count=groups,
-        use_bias=False,
-        kernel_init=uniform(num_inputs // groups * size**2),
-        rngs=rngs,
-    )
+def plain(num_inputs: int, num_outputs: int, *, rngs: nnx.Rngs) -> nnx.Conv:
+    """1 × 1 convolution without bias, weights as torch's begin."""
+    init = uniform(num_inputs)
+    return nnx.Conv(num_inputs, num_outputs, (1, 1), use_bias=False, kernel_init=init, rngs=rngs)
 
 
 def linear(num_inputs: int, num_outputs: int, *, rngs: nnx.Rngs) -> nnx.Linear:

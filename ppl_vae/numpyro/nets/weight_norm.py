@@ -7,16 +7,14 @@ with one length g and one norm for each output channel.
 
 from __future__ import annotations
 
-__all__ = ["WeightNormConv", "uniform"]
-
-import math
-from typing import Any
+__all__ = ["WeightNormConv"]
 
 import jax.numpy as jnp
 from flax import nnx
-from jax import Array, lax, random
+from jax import Array, lax
 
 from ppl_vae.masks import Mask
+from ppl_vae.numpyro.nets.depthwise import depthwise, uniform
 
 
 class WeightNormConv(nnx.Module):
@@ -28,7 +26,8 @@ class WeightNormConv(nnx.Module):
     Args:
         num_inputs, num_outputs: channels.
         size: side of the kernel, odd.
-        stride, bias, groups: as of `torch.nn.Conv2d`.
+        stride, bias: as of `torch.nn.Conv2d`.
+        groups: 1, or as many as there are channels.
         mask: of the weights; the norm is that of what it leaves.
         rngs: for the initial weights.
     """
@@ -45,7 +44,7 @@ class WeightNormConv(nnx.Module):
         *,
         rngs: nnx.Rngs,
     ) -> None:
-        self.size, self.stride, self.groups, self.mask = size, stride, groups, mask
+        self.stride, self.groups, self.mask = stride, groups, mask
         fan_in = num_inputs // groups * size**2
         shape = (num_outputs, num_inputs // groups, size, size)
         self.weight = nnx.Param(uniform(fan_in)(rngs.params(), shape))
@@ -64,26 +63,19 @@ class WeightNormConv(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         w = self.effective_weight()
-        dtype = jnp.result_type(x, w)
-        h = lax.conv_general_dilated(
-            x.astype(dtype),
-            w.astype(dtype),
-            (self.stride, self.stride),
-            [(self.size // 2, self.size // 2)] * 2,
-            dimension_numbers=("NHWC", "OIHW", "NHWC"),
-            feature_group_count=self.groups,
-        )
+        h = _conv(x, w, self.stride) if self.groups == 1 else depthwise(x, w)
         return h if self.bias is None else h + self.bias[...]
 
 
-def uniform(fan_in: int) -> Any:
-    """Initialiser: uniform within ±1/√fan-in, as torch's layers have it for weights and biases."""
-    bound = 1 / math.sqrt(fan_in)
-
-    def init(key: Any, shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None) -> Array:
-        return random.uniform(key, shape, dtype, -bound, bound)
-
-    return init
+def _conv(x: Array, w: Array, stride: int) -> Array:
+    dtype, pad = jnp.result_type(x, w), w.shape[-1] // 2
+    return lax.conv_general_dilated(
+        x.astype(dtype),
+        w.astype(dtype),
+        (stride, stride),
+        [(pad, pad)] * 2,
+        dimension_numbers=("NHWC", "OIHW", "NHWC"),
+    )
 
 
 def _norm(v: Array) -> Array:

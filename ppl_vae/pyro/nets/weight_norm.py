@@ -24,7 +24,8 @@ class WeightNormConv(nn.Conv2d):
     Args:
         num_inputs, num_outputs: channels.
         size: side of the kernel, odd.
-        stride, bias, groups: as of `torch.nn.Conv2d`.
+        stride, bias: as of `torch.nn.Conv2d`.
+        groups: 1, or as many as there are channels.
         mask: of the weights; the norm is that of what it leaves.
     """
 
