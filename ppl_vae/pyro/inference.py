@@ -80,7 +80,7 @@ def stream_log_weights(
     """`log_weights` a block of images at a time: arrays (num_samples, images of the block)."""
     if num_samples < 1:
         raise UsageError(f"num_samples: expected at least 1, came {num_samples}")
-    rows = block or getattr(model, "rows", ROWS)
+    rows: int = block or getattr(model, "rows", ROWS)
     count = len(x)
     size = max(1, min(count, 100, rows))
     at_once = max(1, rows // size)
@@ -151,9 +151,9 @@ def site_terms(
     """
     objective, found = Objective(), []
     with asked(model, guide, x, params, seed, batch_norm) as data:
-        block = len(data) if keeps_order(guide) else block or _block(model)
-        for start in range(0, len(data), block):
-            terms = objective.terms(model, guide, data.batch(slice(start, start + block)))
+        size = len(data) if keeps_order(guide) else block or _block(model)
+        for start in range(0, len(data), size):
+            terms = objective.terms(model, guide, data.batch(slice(start, start + size)))
             likelihood = sum(terms.log_likelihood.values())
             found.append({"log_likelihood": likelihood, "kl": terms.kl})
     return pytree.tree_map(lambda *parts: torch.cat(parts).cpu().numpy(), *found)
@@ -174,10 +174,10 @@ def posterior_moments(
     A flow has no closed form for them: they are estimated from 32 draws.
     """
     with asked(model, guide, x, params, seed, batch_norm) as data:
-        block = len(data) if keeps_order(guide) else block or _block(model)
+        size = len(data) if keeps_order(guide) else block or _block(model)
         found = [
-            moments(model, guide, data.batch(slice(start, start + block)))
-            for start in range(0, len(data), block)
+            moments(model, guide, data.batch(slice(start, start + size)))
+            for start in range(0, len(data), size)
         ]
     return {
         site: tuple(np.concatenate([part[site][i] for part in found]) for i in (0, 1))  # type: ignore[misc]
@@ -186,7 +186,8 @@ def posterior_moments(
 
 
 def _block(model: Any) -> int:
-    return min(BLOCK, getattr(model, "rows", BLOCK))
+    most: int = getattr(model, "rows", BLOCK)
+    return min(BLOCK, most)
 
 
 @torch.no_grad()
