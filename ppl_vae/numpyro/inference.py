@@ -84,7 +84,7 @@ def stream_log_weights(
     """`log_weights` a block of images at a time: arrays (num_samples, images of the block)."""
     if num_samples < 1:
         raise UsageError(f"num_samples: expected at least 1, came {num_samples}")
-    rows: int = block or getattr(model, "rows", ROWS)
+    rows = block or int(getattr(model, "rows", ROWS))
     with asked(model, guide, x, params, seed, batch_norm) as (data, values, key):
         size = max(1, min(len(data), 100, rows))
         at_once = max(1, min(rows // size, num_samples))
@@ -189,7 +189,7 @@ def _in_blocks(
 ) -> Any:
     with asked(model, guide, x, params, seed, batch_norm) as (data, values, key):
         whole = isinstance(guide, AutoGuide)
-        most: int = block or min(BLOCK, getattr(model, "rows", BLOCK))
+        most = block or min(BLOCK, int(getattr(model, "rows", BLOCK)))
         size = len(data) if whole else most
 
         @jax.jit

@@ -80,7 +80,7 @@ def stream_log_weights(
     """`log_weights` a block of images at a time: arrays (num_samples, images of the block)."""
     if num_samples < 1:
         raise UsageError(f"num_samples: expected at least 1, came {num_samples}")
-    rows: int = block or getattr(model, "rows", ROWS)
+    rows = block or int(getattr(model, "rows", ROWS))
     count = len(x)
     size = max(1, min(count, 100, rows))
     at_once = max(1, rows // size)
@@ -186,8 +186,7 @@ def posterior_moments(
 
 
 def _block(model: Any) -> int:
-    most: int = getattr(model, "rows", BLOCK)
-    return min(BLOCK, most)
+    return min(BLOCK, int(getattr(model, "rows", BLOCK)))
 
 
 @torch.no_grad()
