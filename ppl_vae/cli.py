@@ -1,4 +1,4 @@
-"""The command line: `ppl-vae list | train | study | evaluate | sample | reconstruct | compare`.
+"""The command line: `ppl-vae list | train | study | evaluate | sample | reconstruct | compare | …`.
 
 Arguments and errors only; what the verbs do stands in `ppl_vae.commands`. Results go to standard
 output, progress and errors to standard error. A mistake of the user's is one line and exit status
@@ -40,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "sample": commands.sample,
             "reconstruct": commands.reconstruct,
             "compare": commands.compare,
+            "convert": commands.convert,
         }[args.verb](args)
         sys.stdout.flush()
     except (UsageError, TrainingError) as error:
@@ -99,6 +100,7 @@ def _parser() -> Parser:
         help="papers' numbers beside them, of a YAML or JSON table (the project's own)",
     )  # fmt: skip
     compare.add_argument("--markdown", action="store_true", help="tables for a page")
+    _convert(verbs)
     return parser
 
 
@@ -175,6 +177,14 @@ def _draws(verbs: Any) -> None:
         verb.add_argument(
             "--out", type=Path, metavar="FILE", help="a .png picture, or .npz for the numbers"
         )
+
+
+def _convert(verbs: Any) -> None:
+    convert = _verb(verbs, "convert", "make a run of weights that authors published")
+    convert.add_argument("kind", metavar="KIND", help="what they are of: nvae")
+    convert.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="the authors' file")
+    convert.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run's folder")
+    convert.add_argument("--ppl", choices=PPLS, default="pyro", help="the run's own (pyro)")
 
 
 def _of_run(verb: argparse.ArgumentParser) -> None:

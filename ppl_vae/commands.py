@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ["compare", "evaluate", "list_known", "reconstruct", "sample", "study", "train"]
+__all__ = [
+    "compare",
+    "convert",
+    "evaluate",
+    "list_known",
+    "reconstruct",
+    "sample",
+    "study",
+    "train",
+]
 
 import json
 import shlex
@@ -165,6 +174,13 @@ def compare(args: Namespace) -> None:
     if args.out is not None:
         for path in _draw_comparison(runs, told, published, args.out):
             print(path)
+
+
+def convert(args: Namespace) -> None:
+    """A run from weights that authors published."""
+    from ppl_vae import conversion
+
+    conversion.convert(args)
 
 
 def _train_one(

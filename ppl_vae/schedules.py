@@ -30,12 +30,13 @@ def ramp(steps: Steps, *, duration: float, delay: float = 0.0) -> NDArray[np.flo
 def kl_weight(
     steps: Steps, settings: ObjectiveSettings, steps_per_epoch: int, full_weight: float
 ) -> NDArray[np.float64]:
-    """Weight of the divergences at each step: 0, a linear rise, then `full_weight`."""
-    return full_weight * ramp(
+    """Weight of the divergences at each step: its floor, a linear rise, then `full_weight`."""
+    risen = ramp(
         steps,
         duration=settings.warmup_epochs * steps_per_epoch,
         delay=settings.delay_epochs * steps_per_epoch,
     )
+    return full_weight * np.maximum(risen, settings.warmup_floor)
 
 
 def learning_rate(
@@ -59,6 +60,8 @@ def _decay(epochs: NDArray[np.float64], settings: TrainingSettings) -> NDArray[n
         stage = np.minimum(np.searchsorted(ends, epochs, side="right"), 7)
         return 10.0 ** (-stage / 7)
     assert settings.decay_epochs is not None  # held by TrainingSettings
-    done = np.clip(epochs / settings.decay_epochs, 0.0, 1.0)
+    if settings.decay_by_epoch:
+        epochs = np.floor(epochs)
+    done = np.clip((epochs - settings.decay_delay_epochs) / settings.decay_epochs, 0.0, 1.0)
     left = 1.0 - done if settings.schedule == "linear" else 0.5 * (1.0 + np.cos(np.pi * done))
     return settings.final_fraction + (1.0 - settings.final_fraction) * left

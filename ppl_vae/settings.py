@@ -32,6 +32,15 @@ class ObjectiveSettings:
         num_samples: k of the importance-weighted objective (Burda et al. 2016); 1 is the ELBO.
         analytic: closed-form divergences where they are registered and right; False takes
             log q - log p of the one draw everywhere.
+        warmup_floor: w(t) is never below this (Vahdat & Kautz 2020 take 1e-4).
+        balance: while w(t) < 1, each site's divergence is weighted by its own size against the
+            others', so that none is given up early (Vahdat & Kautz 2020, appendix A); sites of
+            larger maps count for more, those of a scale with many sites for less each.
+        spectral_weight: λ of the sum of the weights' largest singular values; 0 leaves it out.
+        spectral_layers: "conv", or "all" for linear layers too.
+        batch_norm_weight: λ of the sum of batch norm's largest scales, max |γ| of each layer.
+        annealed_from: both λ go geometrically from this to what they are as w(t) goes to 1;
+            None keeps them constant.
     """
 
     beta: float = 1.0
@@ -41,26 +50,55 @@ class ObjectiveSettings:
     free_bits: float = 0.0
     num_samples: int = 1
     analytic: bool = True
+    warmup_floor: float = 0.0
+    balance: bool = False
+    spectral_weight: float = 0.0
+    spectral_layers: Literal["conv", "all"] = "conv"
+    batch_norm_weight: float = 0.0
+    annealed_from: float | None = None
 
     def __post_init__(self) -> None:
         _require(self.beta >= 0, "objective.beta", "a number >= 0", self.beta)
         if self.beta_norm is not None:
             _require(self.beta_norm >= 0, "objective.beta_norm", "a number >= 0", self.beta_norm)
-        for name in ("warmup_epochs", "delay_epochs", "free_bits"):
+        at_least_zero = ("warmup_epochs", "delay_epochs", "free_bits", "warmup_floor")
+        for name in (*at_least_zero, "spectral_weight", "batch_norm_weight"):
             value = getattr(self, name)
             _require(value >= 0, f"objective.{name}", "a number >= 0", value)
         _require(self.num_samples >= 1, "objective.num_samples", "at least 1", self.num_samples)
-        if self.num_samples > 1 and self.free_bits > 0:
-            raise UsageError(
-                "objective.free_bits: expected 0 with num_samples > 1, because the "
-                "importance-weighted bound has no divergence per site: set one of them back"
+        _require(self.warmup_floor <= 1, "objective.warmup_floor", "at most 1", self.warmup_floor)
+        if self.annealed_from is not None:
+            _require(
+                self.annealed_from > 0, "objective.annealed_from", "above 0", self.annealed_from
             )
+        if self.spectral_layers not in ("conv", "all"):
+            known = nearest(str(self.spectral_layers), ("conv", "all"))
+            raise UsageError(
+                f"objective.spectral_layers: unknown {self.spectral_layers!r}: {known}"
+            )
+        for name, off in (("free_bits", 0), ("balance", False)):
+            if self.num_samples > 1 and getattr(self, name):
+                raise UsageError(
+                    f"objective.{name}: expected {off} with num_samples > 1, because the "
+                    "importance-weighted bound has no divergence per site: set one of them back"
+                )
 
     def full_weight(self, num_data_dims: int, num_latent_dims: int) -> float:
         """β once warm-up is over, for N data and M latent dimensions."""
         if self.beta_norm is None:
             return self.beta
         return self.beta_norm * num_data_dims / num_latent_dims
+
+    @property
+    def penalised(self) -> bool:
+        """Whether anything is added to the bound."""
+        return bool(self.spectral_weight or self.batch_norm_weight)
+
+    def annealed(self, weight: float, share: Any) -> Any:
+        """A penalty's weight when the divergences have `share` of theirs, 0 to 1."""
+        if self.annealed_from is None:
+            return weight
+        return self.annealed_from ** (1 - share) * weight**share
 
 
 @dataclass(frozen=True)
@@ -74,9 +112,12 @@ class TrainingSettings:
         optimizer: "adam", "adamw" (decoupled weight decay) or "adamax".
         learning_rate: at its highest.
         schedule: "constant"; "cosine" or "linear" from `learning_rate` to `final_fraction` of it
-            over `decay_epochs`; "burda": 3^i passes at learning_rate · 10^(-i/7), i = 0..7.
+            over `decay_epochs`, after `decay_delay_epochs`; "burda": 3^i passes at
+            learning_rate · 10^(-i/7), i = 0..7.
         decay_epochs: length of the decay, a number of its own so that a run can be prolonged.
-        lr_warmup_epochs: linear rise from 0 before the schedule.
+        decay_delay_epochs: epochs before it starts, such as those of the warm-up.
+        decay_by_epoch: the decay goes on once an epoch, not in every step.
+        lr_warmup_epochs: linear rise from 0; it multiplies what the schedule says.
         betas, eps, weight_decay: the optimiser's (weight decay is L2 but for "adamw").
         clip_norm: cap of the global gradient norm; clip_value: then element-wise.
         skip_norm: a step whose gradient norm is above this, or not finite, is left out.
@@ -96,6 +137,8 @@ class TrainingSettings:
     learning_rate: float = 1e-3
     schedule: Literal["constant", "cosine", "linear", "burda"] = "constant"
     decay_epochs: float | None = None
+    decay_delay_epochs: float = 0.0
+    decay_by_epoch: bool = False
     lr_warmup_epochs: float = 0.0
     final_fraction: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
@@ -133,6 +176,8 @@ class TrainingSettings:
                 f"training.{name}", "a whole number of at least 1", value,
             )  # fmt: skip
         _require(self.learning_rate > 0, "training.learning_rate", "above 0", self.learning_rate)
+        delay = self.decay_delay_epochs
+        _require(delay >= 0, "training.decay_delay_epochs", "a number >= 0", delay)
         for name in ("clip_norm", "clip_value", "skip_norm", "patience", "threads"):
             value = getattr(self, name)
             _require(value is None or value > 0, f"training.{name}", "above 0 or null", value)

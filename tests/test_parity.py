@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from zoo import GUIDES, LIKELIHOODS, MODELS, PPLS, Case, images, noisy, room, side
+from zoo import FITTING, LIKELIHOODS, PPLS, Case, images, noisy, room, side
 
 from ppl_vae.architecture import ACTIVATIONS
 
@@ -24,9 +24,18 @@ def hasty() -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("likelihood", LIKELIHOODS)
-@pytest.mark.parametrize("guide", GUIDES)
-@pytest.mark.parametrize("model", MODELS)
+# Likelihoods meet guides in the decoder's output alone: one guide stands for all. NVAE, which XLA
+# takes long to compile, meets its own guides, and has a Normal of its own.
+TRIPLES = [
+    (model, guide, likelihood)
+    for model, guide in FITTING
+    for likelihood in LIKELIHOODS
+    if likelihood == "bernoulli" or guide == "ladder" or (guide, likelihood) == ("nvae", "normal")
+    if model != "nvae" or guide.startswith("nvae")
+]
+
+
+@pytest.mark.parametrize(("model", "guide", "likelihood"), TRIPLES)
 @pytest.mark.filterwarnings("ignore:.*samples its sites in another order")
 def test_densities_agree(model: str, guide: str, likelihood: str) -> None:
     """log p(x, z) and log q by site, and each divergence; batch norm in both of its modes."""

@@ -6,15 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from zoo import GUIDES, MODELS, PAIRS, PPLS, Case, images, noisy, room, side
+from zoo import FITTING, PAIRS, PPLS, Case, images, noisy, room, side
 
 from ppl_vae.errors import UsageError
 
 MOMENTUM, N = 0.1, 6
 
 
-@pytest.mark.parametrize("guide", GUIDES)
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(("model", "guide"), FITTING)
 def test_names_and_shapes_are_the_same_in_both(model: str, guide: str) -> None:
     found = {ppl: room(ppl).state(*Case(ppl, model, guide).build()) for ppl in PPLS}
     shapes = {ppl: {name: value.shape for name, value in found[ppl].items()} for ppl in PPLS}
@@ -22,7 +21,9 @@ def test_names_and_shapes_are_the_same_in_both(model: str, guide: str) -> None:
     assert {value.dtype for value in found["numpyro"].values()} == {np.dtype(np.float32)}
     for arrays in found.values():  # fresh biases are zero, statistics those of N(0, 1)
         for name, value in arrays.items():
-            if name.endswith((".bias", "running_mean")):
+            if (
+                name.endswith((".bias", "running_mean")) and model != "nvae"
+            ):  # which begins as torch
                 np.testing.assert_array_equal(value, 0)
             if name.endswith("running_var"):
                 np.testing.assert_array_equal(value, 1)

@@ -1,7 +1,17 @@
 """Guides in NumPyro."""
 
 from guides.numpyro.bottom_up import BottomUpGuide
+from guides.numpyro.iaf import IAFGuide
 from guides.numpyro.ladder import LadderGuide
 from guides.numpyro.mean_field import MeanFieldGuide
+from guides.numpyro.nvae import NVAEGuide
+from guides.numpyro.residual_normal import ResidualNormalGuide
 
-__all__ = ["BottomUpGuide", "LadderGuide", "MeanFieldGuide"]
+__all__ = [
+    "BottomUpGuide",
+    "IAFGuide",
+    "LadderGuide",
+    "MeanFieldGuide",
+    "NVAEGuide",
+    "ResidualNormalGuide",
+]

@@ -60,9 +60,12 @@ class MeanFieldGuide(Guide):
 
     def encode(self, x: Array) -> dict[str, tuple[Array, Array]]:
         """{site: (loc, variance)} of the data's message, each (n, *event_shape)."""
+        return self.messages(self.tower(x))
+
+    def messages(self, features: list[Array]) -> dict[str, tuple[Array, Array]]:
+        """What `encode` gives, from the tower's features."""
         return {
-            site: head(d)
-            for site, head, d in zip(self.order, self.heads, self.tower(x), strict=True)
+            site: head(d) for site, head, d in zip(self.order, self.heads, features, strict=True)
         }
 
     def posterior(self, site: Site, features: dict[str, tuple[Array, Array]]) -> Any:

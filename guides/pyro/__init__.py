@@ -1,7 +1,17 @@
 """Guides in Pyro."""
 
 from guides.pyro.bottom_up import BottomUpGuide
+from guides.pyro.iaf import IAFGuide
 from guides.pyro.ladder import LadderGuide
 from guides.pyro.mean_field import MeanFieldGuide
+from guides.pyro.nvae import NVAEGuide
+from guides.pyro.residual_normal import ResidualNormalGuide
 
-__all__ = ["BottomUpGuide", "LadderGuide", "MeanFieldGuide"]
+__all__ = [
+    "BottomUpGuide",
+    "IAFGuide",
+    "LadderGuide",
+    "MeanFieldGuide",
+    "NVAEGuide",
+    "ResidualNormalGuide",
+]

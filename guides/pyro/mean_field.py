@@ -54,9 +54,12 @@ class MeanFieldGuide(Guide):
 
     def encode(self, x: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         """{site: (loc, variance)} of the data's message, each (n, *event_shape)."""
+        return self.messages(self.tower(x))
+
+    def messages(self, features: list[Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+        """What `encode` gives, from the tower's features."""
         return {
-            site: head(d)
-            for site, head, d in zip(self.order, self.heads, self.tower(x), strict=True)
+            site: head(d) for site, head, d in zip(self.order, self.heads, features, strict=True)
         }
 
     def posterior(self, site: Site, features: dict[str, tuple[Tensor, Tensor]]) -> Any:

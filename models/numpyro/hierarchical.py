@@ -56,7 +56,8 @@ class HierarchicalVAE(nnx.Module):
         net: "mlp", or "conv" between z1 and the image; hidden[0] then is its channels, halving
             the image's sides `layers` times.
         activation: see `ppl_vae.architecture`.
-        likelihood: "bernoulli", "discretized_logistic" or "normal".
+        likelihood: "bernoulli", "discretized_logistic", "discretized_logistic_mixture" or
+            "normal".
         batch_norm: before every activation, and in guides unless they are told otherwise.
         rngs: for the initial weights.
     """
@@ -90,7 +91,7 @@ class HierarchicalVAE(nnx.Module):
             self.x_shape,
             widths[0],
             self.architecture,
-            self.likelihood.num_parameters,
+            self.likelihood.num_outputs(self.x_shape[0]),
             rngs=rngs,
         )
 

@@ -33,7 +33,8 @@ class VAE(nnx.Module):
             `net` is "conv".
         net: "mlp" or "conv".
         activation: see `ppl_vae.architecture`.
-        likelihood: "bernoulli", "discretized_logistic" or "normal".
+        likelihood: "bernoulli", "discretized_logistic", "discretized_logistic_mixture" or
+            "normal".
         batch_norm: in the decoder, and in guides unless they are told otherwise.
         rngs: for the initial weights.
     """
@@ -59,7 +60,7 @@ class VAE(nnx.Module):
             self.x_shape,
             hidden,
             self.architecture,
-            self.likelihood.num_parameters,
+            self.likelihood.num_outputs(self.x_shape[0]),
             rngs=rngs,
         )
 

@@ -47,7 +47,8 @@ class HierarchicalVAE(nn.Module):
         net: "mlp", or "conv" between z1 and the image; hidden[0] then is its channels, halving
             the image's sides `layers` times.
         activation: see `ppl_vae.architecture`.
-        likelihood: "bernoulli", "discretized_logistic" or "normal".
+        likelihood: "bernoulli", "discretized_logistic", "discretized_logistic_mixture" or
+            "normal".
         batch_norm: before every activation, and in guides unless they are told otherwise.
     """
 
@@ -73,7 +74,11 @@ class HierarchicalVAE(nn.Module):
             for above, latent, width in zip(latents[1:], latents[:-1], widths[1:], strict=True)
         )
         self.decoder = decoder(
-            latents[0], self.x_shape, widths[0], self.architecture, self.likelihood.num_parameters
+            latents[0],
+            self.x_shape,
+            widths[0],
+            self.architecture,
+            self.likelihood.num_outputs(self.x_shape[0]),
         )
 
     def forward(self, x: Tensor | None = None, *, n: int | None = None) -> Tensor:

@@ -31,7 +31,8 @@ class VAE(nn.Module):
             `net` is "conv".
         net: "mlp" or "conv".
         activation: see `ppl_vae.architecture`.
-        likelihood: "bernoulli", "discretized_logistic" or "normal".
+        likelihood: "bernoulli", "discretized_logistic", "discretized_logistic_mixture" or
+            "normal".
         batch_norm: in the decoder, and in guides unless they are told otherwise.
     """
 
@@ -51,7 +52,11 @@ class VAE(nn.Module):
         self.architecture = Architecture(tuple(hidden), len(hidden), net, activation, batch_norm)
         self.likelihood = Likelihood(likelihood)
         self.decoder = decoder(
-            latent, self.x_shape, hidden, self.architecture, self.likelihood.num_parameters
+            latent,
+            self.x_shape,
+            hidden,
+            self.architecture,
+            self.likelihood.num_outputs(self.x_shape[0]),
         )
 
     def forward(self, x: Tensor | None = None, *, n: int | None = None) -> Tensor:

@@ -15,6 +15,7 @@ from ppl_vae.numpyro.inference import (
 from ppl_vae.numpyro.information import cross_log_prob, latent_free_log_prob, unit_kl
 from ppl_vae.numpyro.likelihoods import Likelihood
 from ppl_vae.numpyro.local import local_elbo
+from ppl_vae.numpyro.mixture import DiscretizedLogisticMixture
 from ppl_vae.numpyro.nuts import nuts
 from ppl_vae.numpyro.objective import Objective, Terms
 from ppl_vae.numpyro.replay import (
@@ -31,6 +32,7 @@ from ppl_vae.numpyro.weights import load_state, state
 
 __all__ = [
     "DiscretizedLogistic",
+    "DiscretizedLogisticMixture",
     "Guide",
     "Likelihood",
     "Objective",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["SiteRecorder", "StateRecorder", "bind", "fresh", "write_back"]
+__all__ = ["SiteRecorder", "StateRecorder", "bind", "fresh", "with_params", "write_back"]
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -102,6 +102,13 @@ def write_back(modules: dict[str, nnx.Module], values: dict[str, Any]) -> None:
         if state:
             nnx.replace_by_pure_dict(state, values[f"{name}$state"]["state"])
             nnx.update(module, state)
+
+
+def with_params(module: Module, values: Any) -> Module:
+    """A twin of `module` whose parameters are `values`, those of its site `name$params`."""
+    graph, params, state = _split(module)
+    nnx.replace_by_pure_dict(params, values)
+    return nnx.merge(graph, params, state)
 
 
 def _split(module: nnx.Module) -> tuple[Any, Any, Any]:

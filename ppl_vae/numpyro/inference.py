@@ -10,6 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 from jax import Array, random
 from numpyro.infer.autoguide import AutoGuide
 
@@ -21,7 +23,9 @@ from ppl_vae.numpyro.distributions import unwrapped
 from ppl_vae.numpyro.guide import Guide
 from ppl_vae.numpyro.objective import Objective, traces
 
-ROWS = 8192  # images times samples that pass through the nets at once
+ROWS = 8192  # images times samples that pass through the nets at once, unless `model.rows` says
+BLOCK = 1000  # images of one draw each, at most as many
+DRAWS = 32  # of a posterior whose moments have no closed form
 HELD = 1_000_000  # weights that a block of images has at most: memory is flat in samples too
 
 
@@ -82,7 +86,7 @@ def stream_log_weights(
     """`log_weights` a block of images at a time: arrays (num_samples, images of the block)."""
     if num_samples < 1:
         raise UsageError(f"num_samples: expected at least 1, came {num_samples}")
-    rows = block or ROWS
+    rows = block or int(getattr(model, "rows", ROWS))
     with asked(model, guide, x, params, seed, batch_norm) as (data, values, key):
         size = max(1, min(len(data), 100, rows, HELD // num_samples))
         at_once = max(1, min(rows // size, num_samples))
@@ -133,7 +137,7 @@ def site_terms(
     params: dict[str, Any] | None = None,
     seed: int = 0,
     batch_norm: str = "running",
-    block: int = 1000,
+    block: int | None = None,
 ) -> dict[str, Any]:
     """{"log_likelihood": (n,), "kl": {site: (n,)}}: the bound's terms by image, nats, one draw.
 
@@ -156,9 +160,12 @@ def posterior_moments(
     params: dict[str, Any] | None = None,
     seed: int = 0,
     batch_norm: str = "running",
-    block: int = 1000,
+    block: int | None = None,
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """{site: (loc, scale)} of q(z_l | x, z above), (n, …) each, under one draw of those above."""
+    """{site: (loc, scale)} of q(z_l | x, z above), (n, …) each, under one draw of those above.
+
+    A flow has no closed form for them: they are estimated from 32 draws.
+    """
 
     def found(x: Array) -> Any:
         return moments_of(traces(model, guide, x)[1])
@@ -174,10 +181,12 @@ def _in_blocks(
     params: dict[str, Any] | None,
     seed: int,
     batch_norm: str,
-    block: int,
+    block: int | None,
 ) -> Any:
     with asked(model, guide, x, params, seed, batch_norm) as (data, values, key):
-        block = len(data) if isinstance(guide, AutoGuide) else block
+        whole = isinstance(guide, AutoGuide)
+        most = block or min(BLOCK, int(getattr(model, "rows", BLOCK)))
+        size = len(data) if whole else most
 
         @jax.jit
         def run(values: Any, stored: Array, rng_key: Any) -> Any:
@@ -186,8 +195,8 @@ def _in_blocks(
                 return fn(images)
 
         parts = [
-            run(values, data.values[start : start + block], random.fold_in(key, start))
-            for start in range(0, len(data), block)
+            run(values, data.values[start : start + size], random.fold_in(key, start))
+            for start in range(0, len(data), size)
         ]
     return jax.tree.map(lambda *arrays: np.concatenate([np.asarray(a) for a in arrays]), *parts)
 
@@ -197,6 +206,9 @@ def moments_of(guide_trace: Any) -> dict[str, Any]:
     found = {}
     for name, site in guide_trace.items():
         fn: Any = unwrapped(site["fn"]) if site["type"] == "sample" else None
-        if hasattr(fn, "loc") and hasattr(fn, "scale"):
+        if isinstance(fn, dist.TransformedDistribution):  # a flow: estimates
+            draws = fn.sample(numpyro.prng_key(), (DRAWS,))
+            found[name] = (draws.mean(0), draws.std(0, ddof=1))
+        elif hasattr(fn, "loc") and hasattr(fn, "scale"):
             found[name] = (fn.loc, fn.scale)
     return found

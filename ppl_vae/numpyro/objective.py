@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
-from jax import Array
+from jax import Array, lax
 from numpyro import handlers
 from numpyro.distributions.kl import kl_divergence
 from numpyro.distributions.util import scale_and_mask
@@ -45,10 +45,12 @@ class Terms(NamedTuple):
         log_likelihood: {observed site: (n,)} of log p(x | z).
         kl: {latent site: (n,)}, closed form or log q - log p of the one draw. A latent shared
             by all data has shape () instead.
+        areas: {latent site: height · width} of maps (channels, height, width), else 1.
     """
 
     log_likelihood: dict[str, Array]
     kl: dict[str, Array]
+    areas: dict[str, int]
 
     def log_weight(self, kl_weight: float | Array = 1.0) -> Array:
         """(n,): log p(x, z) - log q(z | x) where divergences are sampled; divergences weighted."""
@@ -87,6 +89,7 @@ class Objective(TraceMeanField_ELBO):
         super().__init__()
         self.settings = settings or ObjectiveSettings()
         self.kl_weight: float | Array = self.settings.beta if full_weight is None else full_weight
+        self.full_weight = self.kl_weight
         self.num_data = num_data
         self._warned = False
 
@@ -110,21 +113,45 @@ class Objective(TraceMeanField_ELBO):
                 log_prob = site["fn"].log_prob(site["value"])
                 log_likelihood[name] = per_datum(log_prob, site, n, model_trace)
             else:
-                posterior = guide_trace[name]["fn"]
-                kl[name] = per_datum(_divergence(posterior, site, analytic), site, n, model_trace)
+                divergence = _divergence(guide_trace[name], site, analytic)
+                kl[name] = per_datum(divergence, site, n, model_trace)
         for name, site in guide_trace.items():
             if site["type"] == "sample" and name not in model_trace:  # auxiliary
-                kl[name] = per_datum(site["fn"].log_prob(site["value"]), site, n, guide_trace)
-        return Terms(log_likelihood, kl)
+                kl[name] = per_datum(_log_prob(site), site, n, guide_trace)
+        areas = {name: _area(guide_trace[name]["fn"].event_shape) for name in kl}
+        return Terms(log_likelihood, kl, areas)
 
-    def loss_of(self, means: Means, kl_weight: float | Array) -> Array:
-        """Loss of a batch: nats per image, lower is better."""
+    def loss_of(
+        self, means: Means, kl_weight: float | Array, balance: dict[str, Array] | None = None
+    ) -> Array:
+        """Loss of a batch: nats per image, lower is better; `balance` weights the sites."""
         divergence: Any = 0.0
-        for kl in means.kl.values():
+        for name, kl in means.kl.items():
             if self.settings.free_bits:
                 kl = jnp.maximum(kl, self.settings.free_bits)
-            divergence = divergence + kl
+            divergence = divergence + (kl if balance is None else balance[name] * kl)
         return kl_weight * divergence - means.log_likelihood
+
+    def balance(self, terms: Terms, kl_weight: float | Array) -> dict[str, Array] | None:
+        r"""Weights of the sites' divergences while they warm up, 1 on average; 1 afterwards.
+
+        .. math:: c_l \propto (E_x |KL_l| + 0.01) / \alpha_l, \qquad
+            \alpha_l = \frac{h_l w_l}{G_l} / \min_m \frac{h_m w_m}{G_m}
+
+        where G_l sites have maps as large as site l's (Vahdat & Kautz 2020, appendix A).
+        """
+        if not (self.settings.balance and terms.kl):
+            return None
+        areas = list(terms.areas.values())
+        alphas = {name: area / areas.count(area) for name, area in terms.areas.items()}
+        least = min(alphas.values())
+        sizes = {
+            name: (jnp.abs(lax.stop_gradient(kl)).mean() + 0.01) * (least / alphas[name])
+            for name, kl in terms.kl.items()
+        }
+        total = jnp.stack(list(sizes.values())).mean()
+        warming = jnp.asarray(kl_weight) < self.full_weight
+        return {name: jnp.where(warming, size / total, 1.0) for name, size in sizes.items()}
 
     def loss_and_means(
         self,
@@ -139,8 +166,9 @@ class Objective(TraceMeanField_ELBO):
         weight = self.kl_weight if kl_weight is None else kl_weight
         k = self.settings.num_samples
         if k == 1:
-            means = self.terms(model, guide, x, *args, **kwargs).means(self.num_data)
-            return self.loss_of(means, weight), means
+            terms = self.terms(model, guide, x, *args, **kwargs)
+            means = terms.means(self.num_data)
+            return self.loss_of(means, weight, self.balance(terms, weight)), means
         many = jnp.repeat(x, k, axis=0)
         terms = self.terms(model, guide, many, *args, analytic=False, **kwargs)
         shared = [name for name, part in terms.kl.items() if not part.ndim]
@@ -215,13 +243,23 @@ def per_datum(value: Any, site: Any, n: int, trace: Any) -> Any:
     return jnp.moveaxis(value, dims[0], 0).reshape(n, -1).sum(-1)
 
 
-def _divergence(posterior: Any, site: Any, analytic: bool) -> Any:
-    if analytic and not isinstance(unwrapped(posterior), dist.Delta):
+def _divergence(guide_site: Any, site: Any, analytic: bool) -> Any:
+    if analytic and not isinstance(unwrapped(guide_site["fn"]), dist.Delta):
         try:
-            return kl_divergence(posterior, site["fn"])
+            return kl_divergence(guide_site["fn"], site["fn"])
         except NotImplementedError:
             pass
-    return posterior.log_prob(site["value"]) - site["fn"].log_prob(site["value"])
+    return _log_prob(guide_site) - site["fn"].log_prob(site["value"])
+
+
+def _log_prob(site: Any) -> Array:
+    """Log density of the drawn value; a flow's draw has kept what it came from."""
+    kept = site.get("intermediates")
+    return site["fn"].log_prob(site["value"], *([kept] if kept else []))
+
+
+def _area(event_shape: Any) -> int:
+    return math.prod(event_shape[1:]) if len(event_shape) == 3 else 1
 
 
 def _sample_sites(trace: Any, names: list[str]) -> list[str]:

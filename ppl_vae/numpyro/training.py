@@ -21,7 +21,7 @@ from numpyro.infer.autoguide import AutoGuide
 from ppl_vae import loop
 from ppl_vae.architecture import check_images
 from ppl_vae.errors import TrainingError, UsageError
-from ppl_vae.numpyro.bind import SiteRecorder, StateRecorder, fresh, write_back
+from ppl_vae.numpyro.bind import SiteRecorder, StateRecorder, fresh, with_params, write_back
 from ppl_vae.numpyro.build import as_dtype
 from ppl_vae.numpyro.checks import (
     check_batch_size,
@@ -37,6 +37,7 @@ from ppl_vae.numpyro.inference import moments_of
 from ppl_vae.numpyro.information import unit_divergence
 from ppl_vae.numpyro.objective import Objective, traces
 from ppl_vae.numpyro.optimizers import clipped, device_of, optimizer_of
+from ppl_vae.numpyro.regularizers import Penalty
 from ppl_vae.numpyro.sampling import sample
 from ppl_vae.numpyro.weights import flat, load_state, state, unflat
 from ppl_vae.runs import Arrays, Run
@@ -126,6 +127,7 @@ class State(NamedTuple):
     mutable: Any  # {site: value}, batch norm's statistics among it
     optimizer: Any
     averaged: Any  # as params, or None
+    vectors: Any = None  # of the spectral penalty, or None
 
 
 class NumPyroTrainer:
@@ -184,6 +186,7 @@ class NumPyroTrainer:
         self.sites = (*sorted(seen.latents, key=natural), *seen.auxiliary)
         num_latent = sum(site["value"].size for site in seen.latents.values()) / len(x)
         self.full_weight = self.objective.settings.full_weight(x[0].size, max(1, num_latent))
+        self.objective.full_weight = self.full_weight
         self.modules = {
             name: module
             for name, module in seen.recorder.modules.items()
@@ -200,7 +203,14 @@ class NumPyroTrainer:
         mutable = {name: values[name] for name in seen.recorder.mutable}
         self.optimizer = optimizer_of(self.settings)
         averaged = jax.tree.map(jnp.array, params) if self.settings.ema else None
-        self.now = self._placed(State(params, mutable, self.optimizer.init(params), averaged))
+        self.penalty = vectors = None
+        objective = self.objective.settings
+        if objective.penalised:
+            seed = self.settings.seed
+            self.penalty = Penalty(self.model, self.guide, objective, self.full_weight, seed)
+            vectors = self.penalty.vectors
+        optimizer = self.optimizer.init(params)
+        self.now = self._placed(State(params, mutable, optimizer, averaged, vectors))
 
     def _placed(self, now: State) -> State:
         """A copy of its own (a step gives its buffers away to the next), where the data are."""
@@ -217,6 +227,21 @@ class NumPyroTrainer:
                 self.model, self.guide, x, kl_weight=kl_weight
             )
         return loss, (means, recorder.values)
+
+    def _penalised(
+        self, params: Any, mutable: Any, x: Array, rng_key: Any, kl_weight: Any, vectors: Any
+    ) -> tuple[Array, Any]:
+        """(loss with what is added to it, (means, mutable sites' new values, vectors))."""
+        loss, (means, mutable) = self.loss(params, mutable, x, rng_key, kl_weight)
+        if self.penalty is not None:
+            twins = {
+                id(module): with_params(module, params[f"{name}$params"])
+                for name, module in self.modules.items()
+            }
+            model, guide = (twins.get(id(program)) for program in (self.model, self.guide))
+            extra, vectors = self.penalty(model, guide, vectors, kl_weight)
+            loss = loss + extra.astype(loss.dtype)
+        return loss, (means, mutable, vectors)
 
     def _epoch(self, now: State, values: Array, rng_key: Any, rates: Any) -> tuple[State, Any]:
         count, size = self.steps_per_epoch * self.batch_size, self.batch_size
@@ -239,8 +264,10 @@ class NumPyroTrainer:
     ) -> tuple[State, Any]:
         """One optimiser step; row: (loss, log likelihood, gradient norm, skipped, kl by site)."""
         settings = self.settings
-        gradient = jax.value_and_grad(self.loss, has_aux=True)
-        (loss, (means, mutable)), grads = gradient(now.params, now.mutable, x, rng_key, kl_weight)
+        gradient = jax.value_and_grad(self._penalised, has_aux=True)
+        (loss, (means, mutable, vectors)), grads = gradient(
+            now.params, now.mutable, x, rng_key, kl_weight, now.vectors
+        )
         norm = optax.tree.norm(grads)
         grads = clipped(grads, norm, settings)
         updates, optimizer = self.optimizer.update(grads, now.optimizer, now.params)
@@ -258,7 +285,7 @@ class NumPyroTrainer:
             )
         kl = [means.kl[site] for site in self.sites]
         row = jnp.stack([loss, means.log_likelihood, norm, skipped.astype(loss.dtype), *kl])
-        return State(params, mutable, optimizer, averaged), row
+        return State(params, mutable, optimizer, averaged, vectors), row
 
     def run_epoch(
         self,
@@ -321,7 +348,7 @@ class NumPyroTrainer:
                 data = {**self.constrained(params), **fresh(mutable)}
                 with handlers.substitute(data=data), handlers.seed(rng_seed=self._aside):
                     kl, trace = unit_divergence(self.objective, self.model, self.guide, x)
-                found = moments_of(trace)
+                    found = moments_of(trace)
                 row = {
                     name: {site: _ends(part[i]) for site, part in found.items()}
                     for i, name in enumerate(("posterior_loc", "posterior_scale"))
@@ -401,6 +428,7 @@ class NumPyroTrainer:
 
     def state(self) -> tuple[Arrays, dict[str, Any]]:
         arrays = flat("optimizer", self.now.optimizer) | flat("mutable", self.now.mutable)
+        arrays |= flat("spectral", self.now.vectors)
         return arrays, {"device": jax.default_backend()}
 
     def restore(self, weights: Arrays, averaged: Arrays | None, state: Arrays, info: Any) -> None:
@@ -410,7 +438,8 @@ class NumPyroTrainer:
         params = self._from_arrays(weights)
         mutable = unflat("mutable", self.now.mutable, state)
         optimizer = unflat("optimizer", self.now.optimizer, state)
-        self.now = self._placed(State(params, mutable, optimizer, kept))
+        vectors = unflat("spectral", self.now.vectors, state)
+        self.now = self._placed(State(params, mutable, optimizer, kept, vectors))
 
 
 class _Held:

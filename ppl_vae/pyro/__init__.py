@@ -15,6 +15,7 @@ from ppl_vae.pyro.inference import (
 from ppl_vae.pyro.information import cross_log_prob, latent_free_log_prob, unit_kl
 from ppl_vae.pyro.likelihoods import Likelihood
 from ppl_vae.pyro.local import local_elbo
+from ppl_vae.pyro.mixture import DiscretizedLogisticMixture
 from ppl_vae.pyro.nuts import nuts
 from ppl_vae.pyro.objective import Objective, Terms
 from ppl_vae.pyro.replay import (
@@ -31,6 +32,7 @@ from ppl_vae.pyro.weights import load_state, state
 
 __all__ = [
     "DiscretizedLogistic",
+    "DiscretizedLogisticMixture",
     "Guide",
     "Likelihood",
     "Objective",

@@ -19,7 +19,9 @@ from ppl_vae.pyro.distributions import unwrapped
 from ppl_vae.pyro.guide import Guide
 from ppl_vae.pyro.objective import Objective, traces
 
-ROWS = 8192  # images times samples that pass through the nets at once
+ROWS = 8192  # images times samples that pass through the nets at once, unless `model.rows` says
+BLOCK = 1000  # images of one draw each, at most as many
+DRAWS = 32  # of a posterior whose moments have no closed form
 HELD = 1_000_000  # weights that a block of images has at most: memory is flat in samples too
 
 
@@ -80,7 +82,7 @@ def stream_log_weights(
     """`log_weights` a block of images at a time: arrays (num_samples, images of the block)."""
     if num_samples < 1:
         raise UsageError(f"num_samples: expected at least 1, came {num_samples}")
-    rows = block or ROWS
+    rows = block or int(getattr(model, "rows", ROWS))
     count = len(x)
     size = max(1, min(count, 100, rows, HELD // num_samples))
     at_once = max(1, rows // size)
@@ -137,7 +139,7 @@ def site_terms(
     params: dict[str, Any] | None = None,
     seed: int = 0,
     batch_norm: str = "running",
-    block: int = 1000,
+    block: int | None = None,
 ) -> dict[str, Any]:
     """{"log_likelihood": (n,), "kl": {site: (n,)}}: the bound's terms by image, nats, one draw.
 
@@ -145,9 +147,9 @@ def site_terms(
     """
     objective, found = Objective(), []
     with asked(model, guide, x, params, seed, batch_norm) as data:
-        block = len(data) if keeps_order(guide) else block
-        for start in range(0, len(data), block):
-            terms = objective.terms(model, guide, data.batch(slice(start, start + block)))
+        size = len(data) if keeps_order(guide) else block or _block(model)
+        for start in range(0, len(data), size):
+            terms = objective.terms(model, guide, data.batch(slice(start, start + size)))
             likelihood = sum(terms.log_likelihood.values())
             found.append({"log_likelihood": likelihood, "kl": terms.kl})
     return pytree.tree_map(lambda *parts: torch.cat(parts).cpu().numpy(), *found)
@@ -161,14 +163,17 @@ def posterior_moments(
     params: dict[str, Any] | None = None,
     seed: int = 0,
     batch_norm: str = "running",
-    block: int = 1000,
+    block: int | None = None,
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """{site: (loc, scale)} of q(z_l | x, z above), (n, …) each, under one draw of those above."""
+    """{site: (loc, scale)} of q(z_l | x, z above), (n, …) each, under one draw of those above.
+
+    A flow has no closed form for them: they are estimated from 32 draws.
+    """
     with asked(model, guide, x, params, seed, batch_norm) as data:
-        block = len(data) if keeps_order(guide) else block
+        size = len(data) if keeps_order(guide) else block or _block(model)
         found = [
-            moments_of(traces(model, guide, data.batch(slice(start, start + block)))[1])
-            for start in range(0, len(data), block)
+            moments_of(traces(model, guide, data.batch(slice(start, start + size)))[1])
+            for start in range(0, len(data), size)
         ]
     return {
         site: tuple(np.concatenate([part[site][i] for part in found]) for i in (0, 1))  # type: ignore[misc]
@@ -176,11 +181,18 @@ def posterior_moments(
     }
 
 
+def _block(model: Any) -> int:
+    return min(BLOCK, int(getattr(model, "rows", BLOCK)))
+
+
 def moments_of(guide_trace: Any) -> dict[str, Any]:
     """{site: (loc, scale)} of a guide's trace, of the sites that have both."""
     found = {}
     for name, site in guide_trace.nodes.items():
         fn: Any = unwrapped(site["fn"]) if site["type"] == "sample" else None
-        if hasattr(fn, "loc") and hasattr(fn, "scale"):
+        if isinstance(fn, torch.distributions.TransformedDistribution):  # a flow: estimates
+            draws = fn.sample(torch.Size((DRAWS,)))
+            found[name] = (draws.mean(0).cpu().numpy(), draws.std(0).cpu().numpy())
+        elif hasattr(fn, "loc") and hasattr(fn, "scale"):
             found[name] = (fn.loc.cpu().numpy(), fn.scale.cpu().numpy())
     return found

@@ -15,6 +15,7 @@ import warnings
 from typing import Any, NamedTuple
 
 import pyro.distributions as dist
+import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.infer import TraceMeanField_ELBO
@@ -43,10 +44,12 @@ class Terms(NamedTuple):
         log_likelihood: {observed site: (n,)} of log p(x | z).
         kl: {latent site: (n,)}, closed form or log q - log p of the one draw. A latent shared
             by all data has shape () instead.
+        areas: {latent site: height · width} of maps (channels, height, width), else 1.
     """
 
     log_likelihood: dict[str, Tensor]
     kl: dict[str, Tensor]
+    areas: dict[str, int]
 
     def log_weight(self, kl_weight: float | Tensor = 1.0) -> Tensor:
         """(n,): log p(x, z) - log q(z | x) where divergences are sampled; divergences weighted."""
@@ -85,6 +88,7 @@ class Objective(TraceMeanField_ELBO):
         super().__init__()
         self.settings = settings or ObjectiveSettings()
         self.kl_weight: float | Tensor = self.settings.beta if full_weight is None else full_weight
+        self.full_weight = self.kl_weight
         self.num_data = num_data
         self._warned = False
 
@@ -110,16 +114,40 @@ class Objective(TraceMeanField_ELBO):
         for name, site in guide_trace.nodes.items():
             if site["type"] == "sample" and name not in model_trace.nodes:  # auxiliary
                 kl[name] = per_datum(site["fn"].log_prob(site["value"]), site, n)
-        return Terms(log_likelihood, kl)
+        areas = {name: _area(guide_trace.nodes[name]["fn"].event_shape) for name in kl}
+        return Terms(log_likelihood, kl, areas)
 
-    def loss_of(self, means: Means, kl_weight: float | Tensor) -> Tensor:
-        """Loss of a batch: nats per image, lower is better."""
+    def loss_of(
+        self, means: Means, kl_weight: float | Tensor, balance: dict[str, Tensor] | None = None
+    ) -> Tensor:
+        """Loss of a batch: nats per image, lower is better; `balance` weights the sites."""
         divergence: Any = 0.0
-        for kl in means.kl.values():
+        for name, kl in means.kl.items():
             if self.settings.free_bits:
                 kl = kl.clamp(min=self.settings.free_bits)
-            divergence = divergence + kl
+            divergence = divergence + (kl if balance is None else balance[name] * kl)
         return kl_weight * divergence - means.log_likelihood
+
+    def balance(self, terms: Terms, kl_weight: float | Tensor) -> dict[str, Tensor] | None:
+        r"""Weights of the sites' divergences while they warm up, 1 on average; 1 afterwards.
+
+        .. math:: c_l \propto (E_x |KL_l| + 0.01) / \alpha_l, \qquad
+            \alpha_l = \frac{h_l w_l}{G_l} / \min_m \frac{h_m w_m}{G_m}
+
+        where G_l sites have maps as large as site l's (Vahdat & Kautz 2020, appendix A).
+        """
+        if not (self.settings.balance and terms.kl):
+            return None
+        areas = list(terms.areas.values())
+        alphas = {name: area / areas.count(area) for name, area in terms.areas.items()}
+        least = min(alphas.values())
+        sizes = {
+            name: (kl.detach().abs().mean() + 0.01) * (least / alphas[name])
+            for name, kl in terms.kl.items()
+        }
+        total = torch.stack(list(sizes.values())).mean()
+        warming = torch.as_tensor(kl_weight, device=total.device) < self.full_weight
+        return {name: torch.where(warming, size / total, 1.0) for name, size in sizes.items()}
 
     def loss_and_means(
         self, model: Any, guide: Any, x: Tensor, *args: Any, **kwargs: Any
@@ -127,8 +155,9 @@ class Objective(TraceMeanField_ELBO):
         """The loss under the present `kl_weight`, and the means that it was made of."""
         k = self.settings.num_samples
         if k == 1:
-            means = self.terms(model, guide, x, *args, **kwargs).means(self.num_data)
-            return self.loss_of(means, self.kl_weight), means
+            terms = self.terms(model, guide, x, *args, **kwargs)
+            means = terms.means(self.num_data)
+            return self.loss_of(means, self.kl_weight, self.balance(terms, self.kl_weight)), means
         many = x.repeat_interleave(k, 0)
         terms = self.terms(model, guide, many, *args, analytic=False, **kwargs)
         shared = [name for name, part in terms.kl.items() if not part.dim()]
@@ -199,6 +228,10 @@ def _divergence(posterior: Any, site: Any, analytic: bool) -> Any:
         except NotImplementedError:
             pass
     return posterior.log_prob(site["value"]) - site["fn"].log_prob(site["value"])
+
+
+def _area(event_shape: Any) -> int:
+    return math.prod(event_shape[1:]) if len(event_shape) == 3 else 1
 
 
 def _sample_sites(trace: Any, names: list[str]) -> list[str]:

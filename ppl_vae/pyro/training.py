@@ -31,6 +31,7 @@ from ppl_vae.pyro.inference import moments_of
 from ppl_vae.pyro.information import unit_divergence
 from ppl_vae.pyro.objective import Objective, traces
 from ppl_vae.pyro.optimizers import device_of, optimizer_of
+from ppl_vae.pyro.regularizers import Penalty
 from ppl_vae.pyro.sampling import sample
 from ppl_vae.pyro.weights import load_state, state
 from ppl_vae.runs import Arrays, Run
@@ -144,6 +145,9 @@ class PyroTrainer:
         # An automatic guide keeps a posterior for each place in the batch: order must not change.
         self.shuffles = not keeps_order(guide)
         self._first_pass()
+        self.penalty = None
+        if objective.penalised:
+            self.penalty = Penalty(model, guide, objective, self.full_weight, settings.seed)
         self.optimizer = optimizer_of(list(self.parameters.values()), settings)
         self.averaged = (
             {name: p.detach().clone() for name, p in self.parameters.items()}
@@ -175,6 +179,7 @@ class PyroTrainer:
         self.sites = (*sorted(latents, key=natural), *extra)
         num_latent = sum(model_trace.nodes[z]["value"].numel() for z in latents) / len(x)
         self.full_weight = self.objective.settings.full_weight(x[0].numel(), max(1, num_latent))
+        self.objective.full_weight = self.full_weight
         self.plain = {
             name: site["value"].unconstrained()
             for name, site in params.trace.nodes.items()
@@ -221,6 +226,8 @@ class PyroTrainer:
         autocast = settings.precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=autocast):
             loss, means = self.objective.loss_and_means(self.model, self.guide, x)
+        if self.penalty is not None:
+            loss = loss + self.penalty(kl_weight)
         loss.backward()
         parameters = list(self.parameters.values())
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
@@ -331,6 +338,9 @@ class PyroTrainer:
             arrays["random.cuda"] = torch.cuda.get_rng_state(self.device).numpy()
         for i, slots in self.optimizer.state_dict()["state"].items():
             arrays |= {f"{i}.{slot}": _numpy(value) for slot, value in slots.items()}
+        if self.penalty is not None:
+            vectors = self.penalty.vectors
+            arrays |= {f"spectral.{name}": _numpy(value) for name, value in vectors.items()}
         return arrays, {"threads": torch.get_num_threads(), "device": self.device.type}
 
     def restore(self, weights: Arrays, averaged: Arrays | None, state: Arrays, info: Any) -> None:
@@ -341,6 +351,8 @@ class PyroTrainer:
                 self.plain[name].copy_(torch.as_tensor(value))
             for name, tensor in (self.averaged or {}).items():
                 tensor.copy_(torch.as_tensor((averaged or weights)[name]))
+        for name, vector in self.penalty.vectors.items() if self.penalty else ():
+            vector.copy_(torch.as_tensor(state[f"spectral.{name}"]))
         slots: dict[int, dict[str, Tensor]] = {}
         for key, value in state.items():
             index, _, slot = key.partition(".")

@@ -87,14 +87,14 @@ class ConvEncoder(nnx.Module):
 
 
 class ConvDecoder(nnx.Module):
-    """(n, num_inputs) to (n, num_parameters·c, h, w): upsampling and a convolution a width."""
+    """(n, num_inputs) to (n, num_outputs, h, w): upsampling and a convolution a width."""
 
     def __init__(
         self,
         num_inputs: int,
         x_shape: Sequence[int],
         widths: Sequence[int],
-        num_parameters: int,
+        num_outputs: int,
         activation: str = "leaky_relu",
         batch_norm: bool = False,
         *,
@@ -111,7 +111,7 @@ class ConvDecoder(nnx.Module):
         self.norms = nnx.List(
             [batch_norm_layer(width, rngs=rngs) for width in channels[1:] if batch_norm]
         )
-        self.out = conv(channels[-1], num_parameters * x_shape[0], rngs=rngs)
+        self.out = conv(channels[-1], num_outputs, rngs=rngs)
         self.activation = activation
 
     def __call__(self, z: Array) -> Array:

@@ -26,9 +26,9 @@ def decoder(
     x_shape: Sequence[int],
     widths: Sequence[int],
     architecture: Architecture,
-    num_parameters: int,
+    num_outputs: int,
 ) -> nn.Module:
-    """Net from a latent (n, `num_inputs`) to likelihood parameters (n, num_parameters·c, h, w)."""
+    """Net from a latent (n, `num_inputs`) to likelihood parameters (n, num_outputs, h, w)."""
     from ppl_vae.pyro.nets.mlp import MLPDecoder
 
     kind = ConvDecoder if architecture.net == "conv" else MLPDecoder
@@ -36,7 +36,7 @@ def decoder(
         num_inputs,
         x_shape,
         tuple(reversed(widths)),
-        num_parameters,
+        num_outputs,
         architecture.activation,
         architecture.batch_norm,
     )

@@ -65,14 +65,14 @@ class ConvEncoder(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-    """(n, num_inputs) to (n, num_parameters·c, h, w): upsampling and a convolution a width."""
+    """(n, num_inputs) to (n, num_outputs, h, w): upsampling and a convolution a width."""
 
     def __init__(
         self,
         num_inputs: int,
         x_shape: Sequence[int],
         widths: Sequence[int],
-        num_parameters: int,
+        num_outputs: int,
         activation: str = "leaky_relu",
         batch_norm: bool = False,
     ) -> None:
@@ -83,7 +83,7 @@ class ConvDecoder(nn.Module):
         self.linear = linear(num_inputs, widths[0] * self.sides[0][0] * self.sides[0][1])
         self.convs = nn.ModuleList(conv(a, b, bias=not batch_norm) for a, b in pairwise(channels))
         self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in channels[1:] if batch_norm)
-        self.out = conv(channels[-1], num_parameters * x_shape[0])
+        self.out = conv(channels[-1], num_outputs)
         self.activation = activation
 
     def forward(self, z: Tensor) -> Tensor:

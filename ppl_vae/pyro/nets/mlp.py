@@ -64,19 +64,19 @@ class MLP(nn.Module):
 
 
 class MLPDecoder(nn.Module):
-    """(n, num_inputs) to (n, num_parameters·c, h, w) through an MLP and one linear layer."""
+    """(n, num_inputs) to (n, num_outputs, h, w) through an MLP and one linear layer."""
 
     def __init__(
         self,
         num_inputs: int,
         x_shape: Sequence[int],
         widths: Sequence[int],
-        num_parameters: int,
+        num_outputs: int,
         activation: str = "leaky_relu",
         batch_norm: bool = False,
     ) -> None:
         super().__init__()
-        self.out_shape = (num_parameters * x_shape[0], *x_shape[1:])
+        self.out_shape = (num_outputs, *x_shape[1:])
         self.mlp = MLP(num_inputs, widths, activation, batch_norm)
         self.out = linear(self.mlp.out_features, math.prod(self.out_shape))
 

@@ -1,0 +1,203 @@
+r"""Inverse autoregressive flows on top of a Normal posterior (Kingma et al. 2016, algorithm 1).
+
+A draw of the base goes through steps whose shift m and gate σ depend on the values before, and on
+the image:
+
+.. math::
+    z^{t} = \sigma_t \odot z^{t-1} + (1 - \sigma_t) \odot m_t, \qquad
+    [m_t, s_t] = \mathrm{MADE}_t(z^{t-1}, h(x)), \quad \sigma_t = \mathrm{sigmoid}(s_t + 2)
+
+    \log q(z^T | x) = \log q(z^0 | x) - \sum_t \sum_i \log \sigma_{t,i}
+
+The order of the values is turned round from step to step. The divergence has no closed form:
+log q - log p of the draw takes its place.
+"""
+
+from __future__ import annotations
+
+__all__ = ["IAFGuide", "InverseAutoregressive"]
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from flax import nnx
+from jax import Array
+from numpyro.distributions import constraints
+from numpyro.distributions.transforms import Transform
+
+from guides.numpyro.ladder import LadderGuide
+from guides.numpyro.mean_field import MeanFieldGuide
+from guides.numpyro.residual_normal import ResidualNormalGuide
+from ppl_vae.errors import UsageError, nearest
+from ppl_vae.numpyro.guide import Guide, Site
+from ppl_vae.numpyro.nets.made import MADE
+from ppl_vae.numpyro.nets.mlp import linear
+
+BASES: dict[str, type[MeanFieldGuide]] = {
+    "mean_field": MeanFieldGuide,
+    "ladder": LadderGuide,
+    "residual_normal": ResidualNormalGuide,
+}
+OPEN = 2.0  # added to s, so that the gate begins nearly open and the flow near the identity
+
+
+class InverseAutoregressive(Transform):
+    """One step of the flow.
+
+    The density of a draw takes input and log determinant from the draw's intermediates, so that
+    the net runs once; that of any other value solves for its input, one pass of the net for each
+    of its entries.
+
+    Args:
+        net: (z, context) to m and s, (…, 2, D), strictly autoregressive.
+        context: (…, C), of the batch.
+        event_shape: of the values, D in all.
+        reverse: the net begins with the last value.
+    """
+
+    sign = 1
+
+    def __init__(
+        self,
+        net: Callable[[Array, Array], Array],
+        context: Array,
+        event_shape: Sequence[int],
+        reverse: bool = False,
+    ) -> None:
+        self.net, self.context = net, context
+        self.event_shape, self.reverse = tuple(event_shape), reverse
+
+    @property
+    def domain(self) -> Any:
+        return constraints.independent(constraints.real, len(self.event_shape))
+
+    codomain = domain
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """Positions of the flat values as the net takes them."""
+        size = math.prod(self.event_shape)
+        return tuple(reversed(range(size)) if self.reverse else range(size))
+
+    def tree_flatten(self) -> Any:
+        return (self.net, self.context), (
+            ("net", "context"),
+            {"event_shape": self.event_shape, "reverse": self.reverse},
+        )
+
+    def __call__(self, x: Array) -> Array:
+        return self.call_with_intermediates(x)[0]
+
+    def call_with_intermediates(self, x: Array) -> tuple[Array, Array]:
+        """(y, log determinant)."""
+        z, shift, log_gate = self._step(x)
+        gate = jnp.exp(log_gate)
+        return (gate * z + (1 - gate) * shift).reshape(x.shape), log_gate.sum(-1)
+
+    def _inverse(self, y: Array) -> Array:
+        flat, order = self._flat(y), jnp.array(self.order)
+
+        def known(k: Any, x: Array) -> Array:  # each from those before it, which are known by then
+            _, shift, log_gate = self._step(x.reshape(y.shape))
+            solved = shift + (flat - shift) * jnp.exp(-log_gate)
+            return x.at[..., order[k]].set(solved[..., order[k]])
+
+        return jax.lax.fori_loop(0, len(self.order), known, jnp.zeros_like(flat)).reshape(y.shape)
+
+    def log_abs_det_jacobian(self, x: Array, y: Array, intermediates: Any = None) -> Array:
+        return self._step(x)[2].sum(-1) if intermediates is None else intermediates
+
+    def _step(self, x: Array) -> tuple[Array, Array, Array]:
+        """(z, m, log σ), flat, (…, D)."""
+        z = self._flat(x)
+        found = self.net(z, self.context)
+        return z, found[..., 0, :], jax.nn.log_sigmoid(found[..., 1, :] + OPEN)
+
+    def _flat(self, x: Array) -> Array:
+        return x.reshape(*x.shape[: x.ndim - len(self.event_shape)], -1)
+
+
+class IAFGuide(Guide):
+    """Flows on each site of a guide with Normal posteriors.
+
+    Args:
+        model: any program `model(x=None, *, n=None)`; its sites are read off it.
+        base: whose posteriors the flows begin with, "mean_field", "ladder" or "residual_normal"
+            (a key of `BASES`, which takes any class derived from `MeanFieldGuide`).
+        flows: steps at each site.
+        width: of the two hidden layers of each step's net.
+        num_context: numbers that the image's features at a level hand to its flows.
+        hidden, layers, net, activation, batch_norm: the base's, see `MeanFieldGuide`.
+        rngs: for the initial weights.
+        name: of the parameters among the program's sites.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        base: Literal["mean_field", "ladder", "residual_normal"] = "mean_field",
+        flows: int = 2,
+        width: int = 64,
+        num_context: int = 16,
+        hidden: Sequence[int] | None = None,
+        layers: int | None = None,
+        net: str | None = None,
+        activation: str | None = None,
+        batch_norm: bool | None = None,
+        *,
+        rngs: nnx.Rngs,
+        name: str = "guide",
+    ) -> None:
+        super().__init__(model, name=name)
+        for argument, value in (("flows", flows), ("width", width), ("num_context", num_context)):
+            if value < 1:
+                raise UsageError(f"{argument}: expected at least 1, came {value}")
+        if base not in BASES:
+            raise UsageError(f"base: unknown {base!r}: {nearest(base, BASES)}")
+        self.base = BASES[base](
+            model, hidden, layers, net, activation, batch_norm, rngs=rngs, name=name
+        )
+        self.order = self.base.order
+        widths = self.base.tower.out_features
+        self.contexts = nnx.List([linear(size, num_context, rngs=rngs) for size in widths])
+        self.flows = nnx.List(
+            [
+                nnx.List(
+                    [
+                        MADE(
+                            math.prod(self.sites[site]),
+                            num_context,
+                            (width, width),
+                            reverse=bool(t % 2),
+                            rngs=rngs,
+                        )
+                        for t in range(flows)
+                    ]
+                )
+                for site in self.order
+            ]
+        )
+
+    def encode(self, x: Array) -> tuple[Any, dict[str, Array]]:
+        """(the base's messages, {site: context (n, num_context)})."""
+        features = self.base.tower(x)
+        contexts = {
+            site: layer(d)
+            for site, layer, d in zip(self.order, self.contexts, features, strict=True)
+        }
+        return self.base.messages(features), contexts
+
+    def posterior(self, site: Site, features: tuple[Any, dict[str, Array]]) -> Any:
+        messages, contexts = features
+        normal = self.base.posterior(site, messages).to_event(len(site.event_shape))
+        nets = self.flows[self.order.index(site.name)]
+        context = contexts[site.name]
+        steps = [
+            InverseAutoregressive(net, context, site.event_shape, reverse=bool(t % 2))
+            for t, net in enumerate(nets)
+        ]
+        return dist.TransformedDistribution(normal, steps)

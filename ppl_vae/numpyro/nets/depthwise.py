@@ -1,0 +1,71 @@
+"""Convolutions of each channel by itself."""
+
+from __future__ import annotations
+
+__all__ = ["DepthwiseConv", "depthwise", "uniform"]
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array, lax, random
+
+
+class DepthwiseConv(nnx.Module):
+    """Square depthwise convolution of maps (n, height, width, c) that keeps the sides, no bias.
+
+    Args:
+        width: channels.
+        size: side of the kernel, odd.
+        rngs: for the initial weights, in torch's layout and as torch's begin.
+    """
+
+    def __init__(self, width: int, size: int, *, rngs: nnx.Rngs) -> None:
+        self.weight = nnx.Param(uniform(size**2)(rngs.params(), (width, 1, size, size)))
+
+    def effective_weight(self) -> Array:
+        """(width, 1, size, size)."""
+        return self.weight[...]
+
+    def __call__(self, x: Array) -> Array:
+        return depthwise(x, self.effective_weight())
+
+
+def depthwise(x: Array, w: Array) -> Array:
+    """Maps (n, height, width, c) under weights (c, 1, size, size), with the same sides.
+
+    On the CPU as a sum of shifted maps: XLA's convolution by groups takes many times as long there.
+    """
+    size = w.shape[-1]
+    pad = size // 2
+    dtype = jnp.result_type(x, w)
+    if jax.default_backend() != "cpu":
+        return lax.conv_general_dilated(
+            x.astype(dtype),
+            w.astype(dtype),
+            (1, 1),
+            [(pad, pad)] * 2,
+            dimension_numbers=("NHWC", "OIHW", "NHWC"),
+            feature_group_count=x.shape[-1],
+        )
+    height, width = x.shape[1:3]
+    padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    shifted = (
+        padded[:, row : row + height, column : column + width] * w[:, 0, row, column]
+        for row in range(size)
+        for column in range(size)
+    )
+    total: Array = sum(shifted, jnp.zeros((), dtype))
+    return total
+
+
+def uniform(fan_in: int) -> Any:
+    """Initialiser: uniform within ±1/√fan-in, as torch's layers have it for weights and biases."""
+    bound = 1 / math.sqrt(fan_in)
+
+    def init(key: Any, shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None) -> Array:
+        return random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
