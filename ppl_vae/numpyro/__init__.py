@@ -1,5 +1,6 @@
 """What every NumPyro program here stands on; `ppl_vae.pyro` offers the same names."""
 
+from ppl_vae.numpyro.autoregressive import Autoregressive
 from ppl_vae.numpyro.bind import bind
 from ppl_vae.numpyro.build import build
 from ppl_vae.numpyro.distributions import DiscretizedLogistic
@@ -17,6 +18,7 @@ from ppl_vae.numpyro.training import fit
 from ppl_vae.numpyro.weights import load_state, state
 
 __all__ = [
+    "Autoregressive",
     "DiscretizedLogistic",
     "Guide",
     "Likelihood",

@@ -1,5 +1,6 @@
 """What every Pyro program here stands on; `ppl_vae.numpyro` offers the same names."""
 
+from ppl_vae.pyro.autoregressive import Autoregressive
 from ppl_vae.pyro.bind import bind
 from ppl_vae.pyro.build import build
 from ppl_vae.pyro.distributions import DiscretizedLogistic
@@ -17,6 +18,7 @@ from ppl_vae.pyro.training import fit
 from ppl_vae.pyro.weights import load_state, state
 
 __all__ = [
+    "Autoregressive",
     "DiscretizedLogistic",
     "Guide",
     "Likelihood",
