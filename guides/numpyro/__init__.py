@@ -4,6 +4,7 @@ from guides.numpyro.bottom_up import BottomUpGuide
 from guides.numpyro.iaf import IAFGuide
 from guides.numpyro.ladder import LadderGuide
 from guides.numpyro.mean_field import MeanFieldGuide
+from guides.numpyro.no_latents import NoLatentsGuide
 from guides.numpyro.nvae import NVAEGuide
 from guides.numpyro.residual_normal import ResidualNormalGuide
 
@@ -13,5 +14,6 @@ __all__ = [
     "LadderGuide",
     "MeanFieldGuide",
     "NVAEGuide",
+    "NoLatentsGuide",
     "ResidualNormalGuide",
 ]

@@ -4,6 +4,7 @@ from guides.pyro.bottom_up import BottomUpGuide
 from guides.pyro.iaf import IAFGuide
 from guides.pyro.ladder import LadderGuide
 from guides.pyro.mean_field import MeanFieldGuide
+from guides.pyro.no_latents import NoLatentsGuide
 from guides.pyro.nvae import NVAEGuide
 from guides.pyro.residual_normal import ResidualNormalGuide
 
@@ -13,5 +14,6 @@ __all__ = [
     "LadderGuide",
     "MeanFieldGuide",
     "NVAEGuide",
+    "NoLatentsGuide",
     "ResidualNormalGuide",
 ]

@@ -2,6 +2,14 @@
 
 from models.numpyro.hierarchical import HierarchicalVAE
 from models.numpyro.nvae import NVAE
+from models.numpyro.pixel_vae import HierarchicalPixelVAE, PixelCNN, PixelVAE
 from models.numpyro.vae import VAE
 
-__all__ = ["NVAE", "VAE", "HierarchicalVAE"]
+__all__ = [
+    "HierarchicalPixelVAE",
+    "HierarchicalVAE",
+    "NVAE",
+    "PixelCNN",
+    "PixelVAE",
+    "VAE",
+]

@@ -2,6 +2,14 @@
 
 from models.pyro.hierarchical import HierarchicalVAE
 from models.pyro.nvae import NVAE
+from models.pyro.pixel_vae import HierarchicalPixelVAE, PixelCNN, PixelVAE
 from models.pyro.vae import VAE
 
-__all__ = ["NVAE", "VAE", "HierarchicalVAE"]
+__all__ = [
+    "HierarchicalPixelVAE",
+    "HierarchicalVAE",
+    "NVAE",
+    "PixelCNN",
+    "PixelVAE",
+    "VAE",
+]

@@ -1,6 +1,7 @@
 """What every NumPyro program here stands on; `ppl_vae.pyro` offers the same names."""
 
 from ppl_vae.numpyro.annealing import annealed_log_weights, stream_annealed_log_weights
+from ppl_vae.numpyro.autoregressive import Autoregressive
 from ppl_vae.numpyro.bind import bind
 from ppl_vae.numpyro.build import build
 from ppl_vae.numpyro.calibration import calibration_ranks
@@ -31,6 +32,7 @@ from ppl_vae.numpyro.walking import interpolate, posterior_means, redraw, traver
 from ppl_vae.numpyro.weights import load_state, state
 
 __all__ = [
+    "Autoregressive",
     "DiscretizedLogistic",
     "DiscretizedLogisticMixture",
     "Guide",

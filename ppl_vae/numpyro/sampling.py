@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpyro
 from jax import Array, random
 from numpyro import handlers
 from numpyro.primitives import Messenger
@@ -28,6 +29,8 @@ def sample(
     seed: int = 0,
 ) -> dict[str, Array]:
     """Draws from the prior: {site: (n, …)}, "x" (n, c, h, w), and "x_mean", the likelihood's mean.
+
+    "x_mean" is a draw where the likelihood has no mean in closed form (autoregressive pixels).
 
     Args:
         temperature: factor on the scale of every latent's prior.
@@ -117,6 +120,14 @@ def _cooled(model: Any, factor: float) -> Any:
 def _values(trace: Any) -> dict[str, Array]:
     found = {name: site["value"] for name, site in trace.items() if site["type"] == "sample"}
     if "x" in found:
-        found["x_mean"] = trace["x"]["fn"].mean
+        found["x_mean"] = _mean(trace["x"])
         found["x"] = found["x"].astype(found["x_mean"].dtype)  # Bernoulli draws are integers
     return found
+
+
+def _mean(site: Any) -> Array:
+    """The likelihood's mean, or a draw where it has none in closed form (autoregressive pixels)."""
+    try:
+        return site["fn"].mean
+    except NotImplementedError:
+        return site["fn"].sample(numpyro.prng_key()) if site["is_observed"] else site["value"]

@@ -1,6 +1,7 @@
 """What every Pyro program here stands on; `ppl_vae.numpyro` offers the same names."""
 
 from ppl_vae.pyro.annealing import annealed_log_weights, stream_annealed_log_weights
+from ppl_vae.pyro.autoregressive import Autoregressive
 from ppl_vae.pyro.bind import bind
 from ppl_vae.pyro.build import build
 from ppl_vae.pyro.calibration import calibration_ranks
@@ -31,6 +32,7 @@ from ppl_vae.pyro.walking import interpolate, posterior_means, redraw, traverse
 from ppl_vae.pyro.weights import load_state, state
 
 __all__ = [
+    "Autoregressive",
     "DiscretizedLogistic",
     "DiscretizedLogisticMixture",
     "Guide",

@@ -29,6 +29,8 @@ def sample(
 ) -> dict[str, Tensor]:
     """Draws from the prior: {site: (n, …)}, "x" (n, c, h, w), and "x_mean", the likelihood's mean.
 
+    "x_mean" is a draw where the likelihood has no mean in closed form (autoregressive pixels).
+
     Args:
         temperature: factor on the scale of every latent's prior.
         batch_norm: see `ppl_vae.pyro.asking`.
@@ -101,5 +103,13 @@ def _values(trace: Any) -> dict[str, Tensor]:
         if site["type"] == "sample" and not site_is_subsample(site)
     }
     if "x" in found:
-        found["x_mean"] = trace.nodes["x"]["fn"].mean.cpu()
+        found["x_mean"] = _mean(trace.nodes["x"]).cpu()
     return found
+
+
+def _mean(site: Any) -> Tensor:
+    """The likelihood's mean, or a draw where it has none in closed form (autoregressive pixels)."""
+    try:
+        return site["fn"].mean
+    except NotImplementedError:
+        return site["fn"].sample() if site["is_observed"] else site["value"]

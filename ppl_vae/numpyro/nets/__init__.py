@@ -1,10 +1,21 @@
 """Nets in Flax NNX; `ppl_vae.pyro.nets` has the same names and attributes in torch."""
 
-from ppl_vae.numpyro.nets.conv import ConvDecoder, ConvEncoder
+from ppl_vae.numpyro.nets.conv import ConvDecoder, ConvEncoder, MapDecoder, halved
 from ppl_vae.numpyro.nets.gaussian import GaussianHead
 from ppl_vae.numpyro.nets.mlp import MLP
+from ppl_vae.numpyro.nets.pixel_cnn import PixelCNNNet
 
-__all__ = ["MLP", "ConvDecoder", "ConvEncoder", "GaussianHead", "decoder", "encoder"]
+__all__ = [
+    "MLP",
+    "ConvDecoder",
+    "ConvEncoder",
+    "GaussianHead",
+    "MapDecoder",
+    "PixelCNNNet",
+    "decoder",
+    "encoder",
+    "halved",
+]
 
 from collections.abc import Sequence
 

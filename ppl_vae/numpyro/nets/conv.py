@@ -6,7 +6,7 @@ with channels last.
 
 from __future__ import annotations
 
-__all__ = ["ConvDecoder", "ConvEncoder"]
+__all__ = ["ConvDecoder", "ConvEncoder", "MapDecoder", "halved"]
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -123,3 +123,40 @@ class ConvDecoder(nnx.Module):
                 h = self.norms[i](h)
             h = activation(h)
         return self.out(h).transpose(0, 3, 1, 2)
+
+
+class MapDecoder(nnx.Module):
+    """A latent map (n, *in_shape) to a map (n, *out_shape) whose sides were halved `times` times.
+
+    A convolution, then upsampling and a convolution for each halving, `out_shape[0]` channels
+    throughout.
+    """
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        out_shape: Sequence[int],
+        times: int,
+        activation: str = "leaky_relu",
+        batch_norm: bool = False,
+        *,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.sides = tuple(halved(out_shape[1], out_shape[2], times)[::-1])
+        channels = [in_shape[0], *[out_shape[0]] * (times + 1)]
+        self.convs = nnx.List(
+            [conv(a, b, bias=not batch_norm, rngs=rngs) for a, b in pairwise(channels)]
+        )
+        self.norms = nnx.List(
+            [batch_norm_layer(width, rngs=rngs) for width in channels[1:] if batch_norm]
+        )
+        self.activation = activation
+
+    def __call__(self, z: Array) -> Array:
+        h = z.transpose(0, 2, 3, 1)
+        for i, layer in enumerate(self.convs):
+            h = layer(upsampled(h, self.sides[i]) if i else h)
+            if len(self.norms):
+                h = self.norms[i](h)
+            h = ACTIVATIONS[self.activation](h)
+        return h.transpose(0, 3, 1, 2)

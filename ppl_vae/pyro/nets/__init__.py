@@ -1,10 +1,21 @@
 """Nets in torch; `ppl_vae.numpyro.nets` has the same names and attributes in Flax NNX."""
 
-from ppl_vae.pyro.nets.conv import ConvDecoder, ConvEncoder
+from ppl_vae.pyro.nets.conv import ConvDecoder, ConvEncoder, MapDecoder, halved
 from ppl_vae.pyro.nets.gaussian import GaussianHead
 from ppl_vae.pyro.nets.mlp import MLP
+from ppl_vae.pyro.nets.pixel_cnn import PixelCNNNet
 
-__all__ = ["MLP", "ConvDecoder", "ConvEncoder", "GaussianHead", "decoder", "encoder"]
+__all__ = [
+    "MLP",
+    "ConvDecoder",
+    "ConvEncoder",
+    "GaussianHead",
+    "MapDecoder",
+    "PixelCNNNet",
+    "decoder",
+    "encoder",
+    "halved",
+]
 
 from collections.abc import Sequence
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ConvDecoder", "ConvEncoder"]
+__all__ = ["ConvDecoder", "ConvEncoder", "MapDecoder", "halved"]
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -95,3 +95,35 @@ class ConvDecoder(nn.Module):
                 h = self.norms[i](h)
             h = activation(h)
         return self.out(h)
+
+
+class MapDecoder(nn.Module):
+    """A latent map (n, *in_shape) to a map (n, *out_shape) whose sides were halved `times` times.
+
+    A convolution, then upsampling and a convolution for each halving, `out_shape[0]` channels
+    throughout.
+    """
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        out_shape: Sequence[int],
+        times: int,
+        activation: str = "leaky_relu",
+        batch_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        self.sides = halved(out_shape[1], out_shape[2], times)[::-1]
+        channels = [in_shape[0], *[out_shape[0]] * (times + 1)]
+        self.convs = nn.ModuleList(conv(a, b, bias=not batch_norm) for a, b in pairwise(channels))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in channels[1:] if batch_norm)
+        self.activation = activation
+
+    def forward(self, z: Tensor) -> Tensor:
+        h = z
+        for i, layer in enumerate(self.convs):
+            h = layer(functional.interpolate(h, size=self.sides[i], mode="nearest") if i else h)
+            if len(self.norms):
+                h = self.norms[i](h)
+            h = ACTIVATIONS[self.activation](h)
+        return h

@@ -1,0 +1,35 @@
+"""The guide of a model without latents: nothing to infer."""
+
+from __future__ import annotations
+
+__all__ = ["NoLatentsGuide"]
+
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from ppl_vae.errors import UsageError
+from ppl_vae.numpyro.guide import Guide, Site
+
+
+class NoLatentsGuide(Guide):
+    """Completes a pair whose model has no latent sites, such as `PixelCNN`.
+
+    The bound is then the exact likelihood, with any number of samples.
+
+    Args:
+        rngs: not used, there is nothing to initialise.
+
+    Raises:
+        UsageError: the model has latent sites.
+    """
+
+    def __init__(self, model: Callable[..., Any], *, rngs: Any = None, name: str = "guide") -> None:
+        super().__init__(model, name=name)
+        if self.sites:
+            raise UsageError(
+                f"NoLatentsGuide: expected a model without latents, came one with "
+                f"{', '.join(self.sites)}: take MeanFieldGuide"
+            )
+
+    def posterior(self, site: Site, features: Any) -> NoReturn:
+        raise UsageError(f"NoLatentsGuide: site {site.name} appeared after the guide was built")
