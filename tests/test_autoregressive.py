@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from zoo import PPLS, noisy, side
+from zoo import PPLS, noisy, room, side
 
 from ppl_vae.errors import UsageError
 
@@ -87,3 +87,42 @@ def test_bad_sizes(pixels: Any) -> None:
         pixels.build(noisy, (1, 4, 4), 1, kernel_size=4)
     with pytest.raises(UsageError, match="layers: expected at least 1, came 0"):
         pixels.build(noisy, (1, 4, 4), 1, layers=0)
+
+
+@pytest.mark.parametrize("ppl", PPLS)
+def test_a_model_without_latents_is_exact(ppl: str) -> None:
+    """PixelCNN: every importance weight is log p(x); fit, draws and terms take the pair."""
+    models, guides = (importlib.import_module(f"{kind}.{ppl}") for kind in ("models", "guides"))
+    arguments = {"channels": 4, "layers": 2, "kernel_size": 3}
+    pair = side(ppl).build(models.PixelCNN, guides.NoLatentsGuide, (1, 4, 3), arguments, 0)
+    x = (np.random.default_rng(0).random((8, 1, 4, 3)) > 0.5).astype(np.float32)
+    history = room(ppl).fit(*pair, x, epochs=1, batch_size=4, progress=False).history
+    assert np.isfinite(history["elbo"]).all()
+    weights = np.asarray(room(ppl).log_weights(*pair, x, 3))
+    exact = room(ppl).site_terms(*pair, x)["log_likelihood"]
+    np.testing.assert_allclose(weights, np.broadcast_to(exact, (3, 8)), rtol=1e-5)
+    assert room(ppl).site_terms(*pair, x)["kl"] == {}
+    assert room(ppl).sample(pair[0], 2)["x"].shape == (2, 1, 4, 3)
+    with pytest.raises(UsageError, match="NoLatentsGuide: expected a model without latents"):
+        side(ppl).build(models.VAE, guides.NoLatentsGuide, (1, 4, 3), {"latent": 2}, 0)
+
+
+def test_autoregressive_priors_agree() -> None:
+    """log p(x, z) and log q of HierarchicalPixelVAE with one set of weights, float64."""
+    arguments = {"latents": (2, 3), "hidden": (3, 4), "channels": 4, "layers": 2}
+    x = (np.random.default_rng(0).random((3, 1, 16, 9)) > 0.5).astype(np.float64)
+    pairs = {}
+    with side("numpyro").precision("float64"):
+        for ppl in PPLS:
+            model = importlib.import_module(f"models.{ppl}").HierarchicalPixelVAE
+            guide = importlib.import_module(f"guides.{ppl}").MeanFieldGuide
+            pairs[ppl] = side(ppl).build(model, guide, (1, 16, 9), arguments, 0)
+            side(ppl).double(*pairs[ppl])
+            room(ppl).load_state(*pairs[ppl], noisy(room("pyro").state(*pairs["pyro"])))
+            side(ppl).set_training(*pairs[ppl], False)
+        assert dict(pairs["pyro"][1].sites) == {"z2": (3, 2, 2), "z1": (2, 4, 3)}
+        expected, latents = side("pyro").densities(*pairs["pyro"], x)
+        found, _ = side("numpyro").densities(*pairs["numpyro"], x, latents=latents)
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-9, err_msg=name)

@@ -7,7 +7,8 @@ above or to the left within reach is hidden. Both are gated:
 .. math:: y = \tanh(W_f * x + V_f * s) \odot \sigma(W_g * x + V_g * s)
 
 with s a map of features that the whole image may depend on. Kernels are cut to the half that comes
-before a pixel, which is what masking the other half would do, at half the cost.
+before a pixel, which is what masking the other half would do, at half the cost. The two layers that
+read the parameters off are ELU's in place of ReLU's, so that no unit is shut for good.
 """
 
 from __future__ import annotations
@@ -136,7 +137,7 @@ class PixelCNNNet(nnx.Module):
 
     def outputs(self, h: Array) -> Array:
         """Parameters from the last horizontal features."""
-        return self.out(jax.nn.relu(self.head(jax.nn.relu(h))))
+        return self.out(jax.nn.elu(self.head(jax.nn.elu(h))))
 
     def generate(
         self,
@@ -232,16 +233,16 @@ def _padded(h: Array, top: int = 0, left: int = 0, right: int = 0) -> Array:
 
 
 def _rows(condition: Any, height: int) -> Array:
-    """(height, n, 1, w, c) of (n, height, w, c); as many zeros of none."""
+    """(height, n, 1, w, c) of (n, height, w, c); of none, zeros too short to promote a sum."""
     if isinstance(condition, float):
-        return jnp.zeros(height)
+        return jnp.zeros(height, jnp.bfloat16)
     return jnp.moveaxis(condition, 1, 0)[:, :, None]
 
 
 def _columns(condition: Array, width: int) -> Array:
-    """(width, n, 1, 1, c) of (n, 1, width, c); as many zeros of none."""
+    """(width, n, 1, 1, c) of (n, 1, width, c); of none, zeros too short to promote a sum."""
     if condition.ndim == 0:
-        return jnp.zeros(width)
+        return jnp.zeros(width, jnp.bfloat16)
     return jnp.moveaxis(condition, 2, 0)[:, :, :, None]
 
 

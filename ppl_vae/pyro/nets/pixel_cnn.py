@@ -7,7 +7,8 @@ above or to the left within reach is hidden. Both are gated:
 .. math:: y = \tanh(W_f * x + V_f * s) \odot \sigma(W_g * x + V_g * s)
 
 with s a map of features that the whole image may depend on. Kernels are cut to the half that comes
-before a pixel, which is what masking the other half would do, at half the cost.
+before a pixel, which is what masking the other half would do, at half the cost. The two layers that
+read the parameters off are ELU's in place of ReLU's, so that no unit is shut for good.
 """
 
 from __future__ import annotations
@@ -127,7 +128,7 @@ class PixelCNNNet(nn.Module):
 
     def outputs(self, h: Tensor) -> Tensor:
         """Parameters from the last horizontal features."""
-        return self.out(functional.relu(self.head(functional.relu(h))))
+        return self.out(functional.elu(self.head(functional.elu(h))))
 
     @torch.no_grad()
     def generate(
