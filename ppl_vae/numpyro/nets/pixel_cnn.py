@@ -158,7 +158,9 @@ class PixelCNNNet(nnx.Module):
             for layer in self.layers
         ]
         zeros = [self._zeros(n, i, self.radius, width) for i in range(len(self.layers))]
-        links = [self._like(n, 1, width, 2 * self._channels) for _ in self.layers]
+        dtype = jnp.result_type(self.out.kernel.dtype, *([] if features is None else [features]))
+        zeros = [part.astype(dtype) for part in zeros]
+        links = [self._like(n, 1, width, 2 * self._channels).astype(dtype) for _ in self.layers]
 
         def one_row(carry: Any, at_row: Any) -> tuple[Any, Array]:
             rows, links = carry
@@ -181,7 +183,7 @@ class PixelCNNNet(nnx.Module):
     ) -> Array:
         """One row of pixels (n, c, 1, w), left to right; `links` are what the rows above say."""
         r, width = self.radius, self.x_shape[2]
-        windows = [self._zeros(n, i, 1, r) for i in range(len(self.layers))]
+        windows = [self._zeros(n, i, 1, r).astype(links[0].dtype) for i in range(len(self.layers))]
         by_column = [
             (_columns(link, width), _columns(part, width))
             for link, part in zip(links, left, strict=True)
