@@ -167,7 +167,10 @@ def _evaluate(verbs: Any) -> None:
 def _draws(verbs: Any) -> None:
     sample = _verb(verbs, "sample", "draw images from a run's prior")
     _of_run(sample)
-    sample.add_argument("--temperature", type=float, default=1.0, help="scale of the prior's noise")
+    sample.add_argument(
+        "--temperature", default="1", metavar="T",
+        help="scale of the prior's noise: a number, or SITE=NUMBER,… for some latents",
+    )  # fmt: skip
     reconstruct = _verb(verbs, "reconstruct", "test images beside their reconstructions")
     _of_run(reconstruct)
     for verb, count in ((sample, 64), (reconstruct, 20)):
@@ -181,10 +184,13 @@ def _draws(verbs: Any) -> None:
 
 def _convert(verbs: Any) -> None:
     convert = _verb(verbs, "convert", "make a run of weights that authors published")
-    convert.add_argument("kind", metavar="KIND", help="what they are of: nvae")
+    convert.add_argument("kind", metavar="KIND", help="what they are of: nvae, vdvae")
     convert.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="the authors' file")
     convert.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run's folder")
     convert.add_argument("--ppl", choices=PPLS, default="pyro", help="the run's own (pyro)")
+    convert.add_argument("--data", type=Path, metavar="PATH", help="your copy of the images")
+    convert.add_argument("--config", metavar="NAME", help="vdvae: its data set, or a YAML file")
+    convert.add_argument("--ema", type=Path, metavar="FILE", help="vdvae: the averaged weights")
 
 
 def _of_run(verb: argparse.ArgumentParser) -> None:

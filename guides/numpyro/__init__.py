@@ -7,6 +7,7 @@ from guides.numpyro.mean_field import MeanFieldGuide
 from guides.numpyro.no_latents import NoLatentsGuide
 from guides.numpyro.nvae import NVAEGuide
 from guides.numpyro.residual_normal import ResidualNormalGuide
+from guides.numpyro.very_deep import VeryDeepGuide
 
 __all__ = [
     "BottomUpGuide",
@@ -16,4 +17,5 @@ __all__ = [
     "NVAEGuide",
     "NoLatentsGuide",
     "ResidualNormalGuide",
+    "VeryDeepGuide",
 ]

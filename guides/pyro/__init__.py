@@ -7,6 +7,7 @@ from guides.pyro.mean_field import MeanFieldGuide
 from guides.pyro.no_latents import NoLatentsGuide
 from guides.pyro.nvae import NVAEGuide
 from guides.pyro.residual_normal import ResidualNormalGuide
+from guides.pyro.very_deep import VeryDeepGuide
 
 __all__ = [
     "BottomUpGuide",
@@ -16,4 +17,5 @@ __all__ = [
     "NVAEGuide",
     "NoLatentsGuide",
     "ResidualNormalGuide",
+    "VeryDeepGuide",
 ]

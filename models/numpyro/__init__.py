@@ -4,6 +4,7 @@ from models.numpyro.hierarchical import HierarchicalVAE
 from models.numpyro.nvae import NVAE
 from models.numpyro.pixel_vae import HierarchicalPixelVAE, PixelCNN, PixelVAE
 from models.numpyro.vae import VAE
+from models.numpyro.very_deep import VeryDeepVAE
 
 __all__ = [
     "HierarchicalPixelVAE",
@@ -12,4 +13,5 @@ __all__ = [
     "PixelCNN",
     "PixelVAE",
     "VAE",
+    "VeryDeepVAE",
 ]

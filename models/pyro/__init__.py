@@ -4,6 +4,7 @@ from models.pyro.hierarchical import HierarchicalVAE
 from models.pyro.nvae import NVAE
 from models.pyro.pixel_vae import HierarchicalPixelVAE, PixelCNN, PixelVAE
 from models.pyro.vae import VAE
+from models.pyro.very_deep import VeryDeepVAE
 
 __all__ = [
     "HierarchicalPixelVAE",
@@ -12,4 +13,5 @@ __all__ = [
     "PixelCNN",
     "PixelVAE",
     "VAE",
+    "VeryDeepVAE",
 ]

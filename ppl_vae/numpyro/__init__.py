@@ -5,6 +5,7 @@ from ppl_vae.numpyro.autoregressive import Autoregressive
 from ppl_vae.numpyro.bind import bind
 from ppl_vae.numpyro.build import build
 from ppl_vae.numpyro.calibration import calibration_ranks
+from ppl_vae.numpyro.compilation import keep_compiled
 from ppl_vae.numpyro.distributions import DiscretizedLogistic
 from ppl_vae.numpyro.guide import Guide, Site, data_shape, latent_sites
 from ppl_vae.numpyro.inference import (
@@ -73,3 +74,5 @@ __all__ = [
     "unit_kl",
     "weighted_draws",
 ]
+
+keep_compiled()
