@@ -109,7 +109,7 @@ def evaluate(args: Namespace) -> None:
         data.test.take(args.images or recipe.evaluation.images or len(data.test)),
         run.figures,
         data=data,
-        history=run.history,
+        history=None if "converted_from" in run.about else run.history,
         twin=_twin(args, run, recipe),
         seed=args.seed,
         batch_norm=args.batch_norm,

@@ -160,6 +160,20 @@ def test_a_checkpoint_becomes_a_run(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert cli.main(["convert", "nvae", str(path), "--out", str(tmp_path / "run")]) == 2
 
 
+@pytest.mark.slow
+def test_a_converted_run_is_evaluated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As any run, its numbers among the JSON object's, though it has no history."""
+    if "PPL_VAE_DATA" not in os.environ:
+        pytest.skip("needs MNIST at hand: set PPL_VAE_DATA")
+    path = checkpoint(tmp_path / "checkpoint.pt")
+    assert cli.main(["convert", "nvae", str(path), "--out", str(tmp_path / "run")]) == 0
+    argv = ("--samples", "2", "--images", "4", "--json")
+    assert cli.main(["evaluate", str(tmp_path / "run"), *argv]) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert np.isfinite(told["nll"])
+    assert sorted(told["kl"]) == ["z1", "z2", "z3", "z4"]
+
+
 class Command:
     def __reduce__(self) -> Any:
         return os.mkdir, ("should-not-be-made",)
