@@ -6,6 +6,7 @@ from guides.pyro.ladder import LadderGuide
 from guides.pyro.mean_field import MeanFieldGuide
 from guides.pyro.nvae import NVAEGuide
 from guides.pyro.residual_normal import ResidualNormalGuide
+from guides.pyro.very_deep import VeryDeepGuide
 
 __all__ = [
     "BottomUpGuide",
@@ -14,4 +15,5 @@ __all__ = [
     "MeanFieldGuide",
     "NVAEGuide",
     "ResidualNormalGuide",
+    "VeryDeepGuide",
 ]
