@@ -6,6 +6,7 @@ from guides.numpyro.ladder import LadderGuide
 from guides.numpyro.mean_field import MeanFieldGuide
 from guides.numpyro.nvae import NVAEGuide
 from guides.numpyro.residual_normal import ResidualNormalGuide
+from guides.numpyro.very_deep import VeryDeepGuide
 
 __all__ = [
     "BottomUpGuide",
@@ -14,4 +15,5 @@ __all__ = [
     "MeanFieldGuide",
     "NVAEGuide",
     "ResidualNormalGuide",
+    "VeryDeepGuide",
 ]

@@ -3,5 +3,6 @@
 from models.numpyro.hierarchical import HierarchicalVAE
 from models.numpyro.nvae import NVAE
 from models.numpyro.vae import VAE
+from models.numpyro.very_deep import VeryDeepVAE
 
-__all__ = ["NVAE", "VAE", "HierarchicalVAE"]
+__all__ = ["NVAE", "VAE", "HierarchicalVAE", "VeryDeepVAE"]

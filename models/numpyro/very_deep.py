@@ -1,0 +1,171 @@
+r"""The Very Deep VAE's generative model (Child 2021, arXiv 2011.10650, section 3).
+
+.. math:: p(x, z) = p(x | z) \prod_{l=L}^{1} N(z_l; \mu(h_l), \sigma^2(h_l))
+
+The state h is a map at each of several resolutions. A group of latents reads its prior off the
+state and adds to it: what the prior's net found, the draw, and what a residual block makes of
+both. The first group at a resolution takes in the state of a coarser one.
+
+Sites and contexts come as (n, channels, height, width), as in torch; nets run with channels last.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Group", "VeryDeepVAE"]
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpyro
+import numpyro.distributions as dist
+from flax import nnx
+from jax import Array
+
+from ppl_vae.architecture import check_batch
+from ppl_vae.numpyro.bind import bind
+from ppl_vae.numpyro.likelihoods import Likelihood
+from ppl_vae.numpyro.nets.bottleneck import Bottleneck, pixel_conv
+from ppl_vae.stages import Place, Pyramid, Stage, read_stages, read_widths
+
+
+class Group(nnx.Module):
+    """p(z_l | z_{>l}) from the state, and the state with z_l taken in."""
+
+    def __init__(
+        self, pyramid: Pyramid, resolution: int, recompute: bool = False, *, rngs: nnx.Rngs
+    ) -> None:
+        channels, inner = pyramid.channels(resolution), pyramid.inner(resolution)
+        gain = math.sqrt(1 / len(pyramid.places))
+        latent = self.latent_channels = pyramid.latent_channels
+        self.prior_net = Bottleneck(
+            channels, inner, 2 * latent + channels, resolution,
+            gain=0.0, recompute=recompute, rngs=rngs,
+        )  # fmt: skip
+        self.project = pixel_conv(latent, channels, gain, rngs=rngs)
+        self.residual = Bottleneck(
+            channels, inner, channels, resolution,
+            residual=True, gain=gain, recompute=recompute, rngs=rngs,
+        )  # fmt: skip
+
+    def prior(self, h: Array) -> tuple[dist.Distribution, Array]:
+        """Of z given the state (n, side, side, channels); and what the state gains besides z."""
+        latent = self.latent_channels
+        loc, log_scale, increment = jnp.split(self.prior_net(h), (latent, 2 * latent), -1)
+        loc, log_scale = channels_first(loc), channels_first(log_scale)
+        return dist.Normal(loc, jnp.exp(log_scale)).to_event(3), increment
+
+    def merge(self, h: Array, z: Array) -> Array:
+        """The state with the draw taken in."""
+        state: Array = self.residual(h + self.project(channels_last(z)))
+        return state
+
+
+class VeryDeepVAE(nnx.Module):
+    """Groups of latent maps at rising resolutions, zL the first at the lowest, z1 the last.
+
+    A site's context is the state that its prior was read off, (n, channels, side, side).
+
+    Args:
+        x_shape: (channels, height, width); images in [0, 1].
+        decoder: stages from the top down, as a string such as "1x1,4m1,8m4,8x2" or a list, see
+            `ppl_vae.stages`. Images smaller than its last resolution are padded.
+        width: channels of the state.
+        widths: other channels at some resolutions, as "16:64,8:128" or a mapping.
+        latent_channels: of a group's map.
+        bottleneck: share of the channels within a block.
+        max_bias: largest resolution whose state starts from a learned one, not from zero.
+        likelihood: "bernoulli", "discretized_logistic", "discretized_logistic_mixture" or "normal".
+        input_mean, input_scale: in grey levels; guides see (255 x - input_mean) / input_scale.
+        recompute: blocks' activations are computed again for the gradient, not kept.
+        rngs: for the initial weights.
+    """
+
+    def __init__(
+        self,
+        x_shape: Sequence[int],
+        decoder: str | Sequence[Stage | Mapping[str, Any]] = "1x1,4m1,4x2,8m4,8x3",
+        width: int = 64,
+        widths: str | Mapping[int, int] | None = None,
+        latent_channels: int = 16,
+        bottleneck: float = 0.25,
+        max_bias: int = 64,
+        likelihood: str = "bernoulli",
+        input_mean: float = 127.5,
+        input_scale: float = 127.5,
+        recompute: bool = False,
+        *,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.x_shape = tuple(x_shape)
+        self.pyramid = Pyramid(
+            self.x_shape, read_stages(decoder, "decoder"), width, read_widths(widths),
+            latent_channels, bottleneck, max_bias,
+        )  # fmt: skip
+        self.likelihood = Likelihood(likelihood)
+        self.input_mean, self.input_scale = input_mean, input_scale
+        self.recompute = recompute
+        self.starts = nnx.List(
+            [
+                nnx.Param(jnp.zeros((1, self.pyramid.channels(side), side, side)))
+                for side in self.pyramid.biases
+            ]
+        )
+        self.groups = nnx.List(
+            [
+                Group(self.pyramid, place.resolution, recompute, rngs=rngs)
+                for place in self.pyramid.places
+            ]
+        )
+        self.gain = nnx.Param(jnp.ones((1, width, 1, 1)))
+        self.bias = nnx.Param(jnp.zeros((1, width, 1, 1)))
+        num_outputs = self.likelihood.num_parameters * self.x_shape[0]
+        self.out = pixel_conv(width, num_outputs, rngs=rngs)
+
+    def __call__(self, x: Array | None = None, *, n: int | None = None) -> Array:
+        """Images (n, c, h, w): `x`, or n generated ones."""
+        n = check_batch(x, n, self.x_shape)
+        with bind("model", self) as net, numpyro.plate("data", n):
+            states: dict[int, Array] = {}
+            for level, group, place in zip(
+                range(len(net.groups), 0, -1), net.groups, net.pyramid.places, strict=True
+            ):
+                h = net.state(states, place, n)
+                prior, increment = group.prior(h)
+                z = numpyro.sample(f"z{level}", prior, infer={"context": channels_first(h)})
+                states[place.resolution] = group.merge(h + increment, z)
+            return numpyro.sample("x", net.likelihood(net.decode(states[net.pyramid.side])), obs=x)
+
+    def state(self, states: dict[int, Array], place: Place, n: int) -> Array:
+        """Before the group at `place`: (n, resolution, resolution, channels)."""
+        side, up = place
+        if side in states:
+            h = states[side]
+        elif side in self.pyramid.biases:
+            start = channels_last(self.starts[self.pyramid.biases.index(side)][...])
+            h = jnp.broadcast_to(start, (n, *start.shape[1:]))
+        else:
+            shape = (n, side, side, self.pyramid.channels(side))
+            h = jnp.zeros(shape, self.gain[...].dtype)
+        if up is None:
+            return h
+        above = states[up][..., : h.shape[-1]]
+        return h + above.repeat(side // up, 1).repeat(side // up, 2)
+
+    def decode(self, h: Array) -> Array:
+        """Likelihood parameters of the image from the last state: (n, parameters, h, w)."""
+        (above, _), (left, _) = self.pyramid.margins
+        _, height, width = self.x_shape
+        h = self.out(h * channels_last(self.gain[...]) + channels_last(self.bias[...]))
+        return channels_first(h)[:, :, above : above + height, left : left + width]
+
+
+def channels_first(h: Array) -> Array:
+    """(n, height, width, channels) as (n, channels, height, width)."""
+    return h.transpose(0, 3, 1, 2)
+
+
+def channels_last(h: Array) -> Array:
+    """(n, channels, height, width) as (n, height, width, channels)."""
+    return h.transpose(0, 2, 3, 1)
