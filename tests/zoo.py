@@ -153,6 +153,9 @@ def noisy(arrays: dict[str, Any], seed: int = 0, scale: float = 0.5) -> dict[str
         name: (0.1 if ".flows." in name else scale) * rng.standard_normal(arrays[name].shape)
         for name in sorted(arrays)
     }
+    for name, value in drawn.items():  # a deep stack of convolutions would overflow otherwise
+        if value.ndim == 4 and name.endswith("weight"):
+            value /= np.sqrt(value[0].size)
     return {
         name: np.exp(value) if name.endswith("running_var") else value
         for name, value in drawn.items()

@@ -10,7 +10,13 @@ from __future__ import annotations
 
 __all__ = ["Bottleneck", "pixel_conv"]
 
+import math
+from functools import partial
+from typing import Any
+
 import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 
@@ -70,13 +76,13 @@ def conv(
     num_inputs: int, num_outputs: int, size: int, gain: float = 1.0, *, rngs: nnx.Rngs
 ) -> nnx.Conv:
     """Weights U(±gain / √fan_in), as torch has them for gain 1, and zero bias."""
-    init = nnx.initializers.variance_scaling(gain**2 / 3, "fan_in", "uniform")
     return nnx.Conv(
         num_inputs,
         num_outputs,
         (size, size),
         padding=size // 2,
-        kernel_init=init if gain else nnx.initializers.zeros_init(),
+        kernel_init=partial(_uniform, bound=gain / math.sqrt(num_inputs * size**2)),
+        bias_init=partial(_uniform, bound=0.0),
         rngs=rngs,
     )
 
@@ -84,3 +90,9 @@ def conv(
 def pixel_conv(num_inputs: int, num_outputs: int, gain: float = 1.0, *, rngs: nnx.Rngs) -> nnx.Conv:
     """A linear map of each pixel's channels."""
     return conv(num_inputs, num_outputs, 1, gain, rngs=rngs)
+
+
+def _uniform(key: Array, shape: Any, dtype: Any = jnp.float32, *_: Any, bound: float) -> Array:
+    """U(±bound), drawn on the host: XLA would compile a program of its own for each shape."""
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
+    return jnp.asarray(rng.uniform(-bound, bound, shape), dtype)
