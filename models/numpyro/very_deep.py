@@ -77,6 +77,9 @@ class VeryDeepVAE(nnx.Module):
         bottleneck: share of the channels within a block.
         max_bias: largest resolution whose state starts from a learned one, not from zero.
         likelihood: "bernoulli", "discretized_logistic", "discretized_logistic_mixture" or "normal".
+        components, edges: of the mixture, see `ppl_vae.numpyro.mixture`.
+        num_levels: of the discretised likelihoods; images are brought down to fewer than 256
+            before they are scored, not before the guide sees them.
         input_mean, input_scale: in grey levels; guides see (255 x - input_mean) / input_scale.
         recompute: blocks' activations are computed again for the gradient, not kept.
         rngs: for the initial weights.
@@ -92,6 +95,9 @@ class VeryDeepVAE(nnx.Module):
         bottleneck: float = 0.25,
         max_bias: int = 64,
         likelihood: str = "bernoulli",
+        components: int = 10,
+        edges: str = "proper",
+        num_levels: int = 256,
         input_mean: float = 127.5,
         input_scale: float = 127.5,
         recompute: bool = False,
@@ -103,7 +109,9 @@ class VeryDeepVAE(nnx.Module):
             self.x_shape, read_stages(decoder, "decoder"), width, read_widths(widths),
             latent_channels, bottleneck, max_bias,
         )  # fmt: skip
-        self.likelihood = Likelihood(likelihood)
+        self.likelihood = Likelihood(
+            likelihood, components=components, num_levels=num_levels, edges=edges
+        )
         self.input_mean, self.input_scale = input_mean, input_scale
         self.recompute = recompute
         self.starts = nnx.List(
@@ -120,7 +128,7 @@ class VeryDeepVAE(nnx.Module):
         )
         self.gain = nnx.Param(jnp.ones((1, width, 1, 1)))
         self.bias = nnx.Param(jnp.zeros((1, width, 1, 1)))
-        num_outputs = self.likelihood.num_parameters * self.x_shape[0]
+        num_outputs = self.likelihood.num_outputs(self.x_shape[0])
         self.out = pixel_conv(width, num_outputs, rngs=rngs)
 
     def __call__(self, x: Array | None = None, *, n: int | None = None) -> Array:
@@ -135,7 +143,20 @@ class VeryDeepVAE(nnx.Module):
                 prior, increment = group.prior(h)
                 z = numpyro.sample(f"z{level}", prior, infer={"context": channels_first(h)})
                 states[place.resolution] = group.merge(h + increment, z)
-            return numpyro.sample("x", net.likelihood(net.decode(states[net.pyramid.side])), obs=x)
+            image = net.likelihood(net.decode(states[net.pyramid.side]))
+            return numpyro.sample("x", image, obs=None if x is None else net.target(x))
+
+    def target(self, x: Array) -> Array:
+        """What is scored of images in [0, 1]: k / (num_levels - 1), or x itself.
+
+        Published weights on 5 bits (edges "vdvae") score 8 k / 255 instead.
+        """
+        levels, edges = (self.likelihood.options[name] for name in ("num_levels", "edges"))
+        if levels == 256 or not self.likelihood.name.startswith("discretized"):
+            return x
+        width = 256 // levels
+        level = jnp.floor((255 * x + 0.5) / width)  # the half holds a rounded k / 255 in its bin
+        return level * (width / 255) if edges == "vdvae" else level / (levels - 1)
 
     def state(self, states: dict[int, Array], place: Place, n: int) -> Array:
         """Before the group at `place`: (n, resolution, resolution, channels)."""

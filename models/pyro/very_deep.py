@@ -71,6 +71,9 @@ class VeryDeepVAE(nn.Module):
         bottleneck: share of the channels within a block.
         max_bias: largest resolution whose state starts from a learned one, not from zero.
         likelihood: "bernoulli", "discretized_logistic", "discretized_logistic_mixture" or "normal".
+        components, edges: of the mixture, see `ppl_vae.pyro.mixture`.
+        num_levels: of the discretised likelihoods; images are brought down to fewer than 256
+            before they are scored, not before the guide sees them.
         input_mean, input_scale: in grey levels; guides see (255 x - input_mean) / input_scale.
         recompute: blocks' activations are computed again for the gradient, not kept.
     """
@@ -85,6 +88,9 @@ class VeryDeepVAE(nn.Module):
         bottleneck: float = 0.25,
         max_bias: int = 64,
         likelihood: str = "bernoulli",
+        components: int = 10,
+        edges: str = "proper",
+        num_levels: int = 256,
         input_mean: float = 127.5,
         input_scale: float = 127.5,
         recompute: bool = False,
@@ -95,7 +101,9 @@ class VeryDeepVAE(nn.Module):
             self.x_shape, read_stages(decoder, "decoder"), width, read_widths(widths),
             latent_channels, bottleneck, max_bias,
         )  # fmt: skip
-        self.likelihood = Likelihood(likelihood)
+        self.likelihood = Likelihood(
+            likelihood, components=components, num_levels=num_levels, edges=edges
+        )
         self.input_mean, self.input_scale = input_mean, input_scale
         self.recompute = recompute
         self.starts = nn.ParameterList(
@@ -106,7 +114,7 @@ class VeryDeepVAE(nn.Module):
         )
         self.gain = nn.Parameter(torch.ones(1, width, 1, 1))
         self.bias = nn.Parameter(torch.zeros(1, width, 1, 1))
-        self.out = pixel_conv(width, self.likelihood.num_parameters * self.x_shape[0])
+        self.out = pixel_conv(width, self.likelihood.num_outputs(self.x_shape[0]))
 
     def forward(self, x: Tensor | None = None, *, n: int | None = None) -> Tensor:
         """Images (n, c, h, w): `x`, or n generated ones."""
@@ -120,7 +128,20 @@ class VeryDeepVAE(nn.Module):
                 prior, increment = group.prior(h)
                 z = pyro.sample(f"z{level}", prior, infer={"context": h})
                 states[place.resolution] = group.merge(h + increment, z)
-            return pyro.sample("x", net.likelihood(net.decode(states[net.pyramid.side])), obs=x)
+            image = net.likelihood(net.decode(states[net.pyramid.side]))
+            return pyro.sample("x", image, obs=None if x is None else net.target(x))
+
+    def target(self, x: Tensor) -> Tensor:
+        """What is scored of images in [0, 1]: k / (num_levels - 1), or x itself.
+
+        Published weights on 5 bits (edges "vdvae") score 8 k / 255 instead.
+        """
+        levels, edges = (self.likelihood.options[name] for name in ("num_levels", "edges"))
+        if levels == 256 or not self.likelihood.name.startswith("discretized"):
+            return x
+        width = 256 // levels
+        level = torch.floor((255 * x + 0.5) / width)  # the half holds a rounded k / 255 in its bin
+        return level * (width / 255) if edges == "vdvae" else level / (levels - 1)
 
     def state(self, states: dict[int, Tensor], place: Place, n: int) -> Tensor:
         """Before the group at `place`: (n, channels, resolution, resolution)."""
