@@ -144,7 +144,10 @@ def _evaluate(verbs: Any) -> None:
 def _draws(verbs: Any) -> None:
     sample = _verb(verbs, "sample", "draw images from a run's prior")
     _of_run(sample)
-    sample.add_argument("--temperature", type=float, default=1.0, help="scale of the prior's noise")
+    sample.add_argument(
+        "--temperature", default="1", metavar="T",
+        help="scale of the prior's noise: a number, or SITE=NUMBER,… for some latents",
+    )  # fmt: skip
     reconstruct = _verb(verbs, "reconstruct", "test images beside their reconstructions")
     _of_run(reconstruct)
     for verb, count in ((sample, 64), (reconstruct, 20)):

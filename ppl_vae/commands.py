@@ -19,6 +19,7 @@ from ppl_vae.errors import UsageError
 from ppl_vae.judging import CHECKS, Subject
 from ppl_vae.overrides import Change, parse_sweep
 from ppl_vae.recipes import Recipe
+from ppl_vae.temperatures import read_temperature
 from ppl_vae.typed import room, zoo
 
 if TYPE_CHECKING:
@@ -101,14 +102,15 @@ def sample(args: Namespace) -> None:
 
     run, _, ppl = _opened(args)
     model, _, which = _loaded(args, run, ppl)
-    drawn = {"temperature": args.temperature, "batch_norm": args.batch_norm, "seed": args.seed}
+    temperature = read_temperature(args.temperature)
+    drawn = {"temperature": temperature, "batch_norm": args.batch_norm, "seed": args.seed}
     draws = room(ppl).sample(model, args.count, **drawn)
     out = _out(args.out, run.figures / "samples.png")
     if out.suffix == ".npz":
         arrays: dict[str, Any] = {name: np.asarray(value) for name, value in draws.items()}
         np.savez_compressed(out, **arrays)
     else:
-        title = f"Prior samples, temperature {args.temperature:g}, {which} weights"
+        title = f"Prior samples, temperature {args.temperature}, {which} weights"
         figures.image_grid(np.asarray(draws["x_mean"]), out, limit=args.count, title=title)
     print(out)
 

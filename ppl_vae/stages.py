@@ -99,7 +99,7 @@ class Pyramid:
         for name in ("width", "latent_channels"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name}: expected at least 1, came {getattr(self, name)}")
-        if not 0 < self.bottleneck:
+        if not self.bottleneck > 0:
             raise UsageError(f"bottleneck: expected above 0, came {self.bottleneck}")
         self._check_decoder()
         self._check_widths()
@@ -240,9 +240,7 @@ class Pyramid:
                 )
 
 
-def read_stages(
-    given: str | Sequence[Stage | Mapping[str, Any]], name: str
-) -> tuple[Stage, ...]:
+def read_stages(given: str | Sequence[Stage | Mapping[str, Any]], name: str) -> tuple[Stage, ...]:
     """Stages of a tower from its string, or from a list of stages or of their arguments.
 
     Args:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ppl_vae.architecture import check_batch
+from ppl_vae.errors import UsageError
 from ppl_vae.pyro.bind import bind
 from ppl_vae.pyro.likelihoods import Likelihood
 from ppl_vae.pyro.nets.bottleneck import Bottleneck, pixel_conv
@@ -101,6 +102,9 @@ class VeryDeepVAE(nn.Module):
             self.x_shape, read_stages(decoder, "decoder"), width, read_widths(widths),
             latent_channels, bottleneck, max_bias,
         )  # fmt: skip
+        if num_levels < 2 or 256 % num_levels:
+            raise UsageError(f"num_levels: expected 256, 128, … or 2, came {num_levels}")
+        self.num_levels, self.edges = num_levels, edges
         self.likelihood = Likelihood(
             likelihood, components=components, num_levels=num_levels, edges=edges
         )
@@ -121,12 +125,11 @@ class VeryDeepVAE(nn.Module):
         n = check_batch(x, n, self.x_shape)
         with bind("model", self) as net, pyro.plate("data", n):
             states: dict[int, Tensor] = {}
-            for level, group, place in zip(
-                range(len(net.groups), 0, -1), net.groups, net.pyramid.places, strict=True
-            ):
+            for index, place in enumerate(net.pyramid.places):
+                group: Any = net.groups[index]
                 h = net.state(states, place, n)
                 prior, increment = group.prior(h)
-                z = pyro.sample(f"z{level}", prior, infer={"context": h})
+                z = pyro.sample(f"z{len(net.groups) - index}", prior, infer={"context": h})
                 states[place.resolution] = group.merge(h + increment, z)
             image = net.likelihood(net.decode(states[net.pyramid.side]))
             return pyro.sample("x", image, obs=None if x is None else net.target(x))
@@ -136,12 +139,12 @@ class VeryDeepVAE(nn.Module):
 
         Published weights on 5 bits (edges "vdvae") score 8 k / 255 instead.
         """
-        levels, edges = (self.likelihood.options[name] for name in ("num_levels", "edges"))
+        levels = self.num_levels
         if levels == 256 or not self.likelihood.name.startswith("discretized"):
             return x
         width = 256 // levels
         level = torch.floor((255 * x + 0.5) / width)  # the half holds a rounded k / 255 in its bin
-        return level * (width / 255) if edges == "vdvae" else level / (levels - 1)
+        return level * (width / 255) if self.edges == "vdvae" else level / (levels - 1)
 
     def state(self, states: dict[int, Tensor], place: Place, n: int) -> Tensor:
         """Before the group at `place`: (n, channels, resolution, resolution)."""

@@ -2,6 +2,7 @@
 
 from ppl_vae.numpyro.bind import bind
 from ppl_vae.numpyro.build import build
+from ppl_vae.numpyro.compilation import keep_compiled
 from ppl_vae.numpyro.distributions import DiscretizedLogistic
 from ppl_vae.numpyro.guide import Guide, Site, data_shape, latent_sites
 from ppl_vae.numpyro.inference import (
@@ -41,3 +42,5 @@ __all__ = [
     "stream_log_weights",
     "temperature",
 ]
+
+keep_compiled()

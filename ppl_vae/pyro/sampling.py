@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["posterior_sample", "reconstruct", "sample", "temperature"]
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,14 +16,16 @@ from torch import Tensor
 from ppl_vae.errors import UsageError
 from ppl_vae.pyro.asking import asked
 from ppl_vae.pyro.distributions import tempered
+from ppl_vae.pyro.guide import latent_sites
 from ppl_vae.pyro.objective import traces
+from ppl_vae.temperatures import Temperature, check_temperature
 
 
 def sample(
     model: Any,
     num_samples: int,
     *,
-    temperature: float = 1.0,
+    temperature: Temperature = 1.0,
     batch_norm: str = "running",
     params: dict[str, Any] | None = None,
     seed: int = 0,
@@ -30,7 +33,8 @@ def sample(
     """Draws from the prior: {site: (n, …)}, "x" (n, c, h, w), and "x_mean", the likelihood's mean.
 
     Args:
-        temperature: factor on the scale of every latent's prior.
+        temperature: factor on the scale of every latent's prior; or one for each site, from z1
+            up; or {site: factor}, the others staying as they are.
         batch_norm: see `ppl_vae.pyro.asking`.
     """
     if num_samples < 1:
@@ -75,22 +79,27 @@ def reconstruct(
 class temperature(Messenger):
     """Handler: the scale of each latent's prior times `factor`; the data's site "x" stays as it is.
 
-    `temperature(0.7)(model)(n=16)` draws 16 images.
+    `temperature(0.7)(model)(n=16)` draws 16 images; `temperature({"z2": 0.7})` leaves the others.
     """
 
-    def __init__(self, factor: float) -> None:
+    def __init__(self, factor: float | Mapping[str, float]) -> None:
         super().__init__()
         self.factor = factor
+
+    def of(self, site: str) -> float:
+        """The factor of one site."""
+        return self.factor.get(site, 1.0) if isinstance(self.factor, Mapping) else self.factor
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["is_observed"] or msg["name"] == "x" or site_is_subsample(msg):
             return
-        msg["fn"] = tempered(msg["fn"], self.factor)
+        factor = self.of(msg["name"])
+        if factor != 1.0:
+            msg["fn"] = tempered(msg["fn"], factor)
 
 
-def _cooled(model: Any, factor: float) -> Any:
-    if not factor > 0:
-        raise UsageError(f"temperature: expected above 0, came {factor}")
+def _cooled(model: Any, given: Temperature) -> Any:
+    factor = check_temperature(given, lambda: latent_sites(model))
     return model if factor == 1.0 else temperature(factor)(model)
 
 
