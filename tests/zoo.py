@@ -43,6 +43,11 @@ MODELS: dict[str, tuple[str, dict[str, Any], dict[str, tuple[int, ...]]]] = {
         },
         {"z2": (2, 2, 1), "z1": (2, 4, 2)},
     ),
+    "very-deep": (
+        "VeryDeepVAE",
+        {"decoder": "2x1,8m2", "width": 4, "latent_channels": 2, "bottleneck": 0.5, "max_bias": 2},
+        {"z2": (2, 2, 2), "z1": (2, 8, 8)},
+    ),
 }  # fmt: skip
 GUIDES = {
     "mean-field": "MeanFieldGuide",
@@ -52,6 +57,7 @@ GUIDES = {
     "iaf": "IAFGuide",
     "nvae": "NVAEGuide",
     "nvae-free": "NVAEGuide",
+    "very-deep": "VeryDeepGuide",
 }
 GUIDE_ARGUMENTS: dict[str, dict[str, Any]] = {
     "nvae": {"flows": 1},
@@ -96,8 +102,10 @@ class Case:
 
 
 def fits(model: str, guide: str) -> bool:
-    """Whether a guide answers a model: all answer all but NVAE's own, which look at its states."""
-    return model == "nvae" or not guide.startswith("nvae")
+    """Whether a guide answers a model: all answer all, but for those that look at its states."""
+    if model == "very-deep":
+        return guide in ("very-deep", "ladder", "residual-normal")  # the others' maps are NVAE's
+    return guide != "very-deep" and (model == "nvae" or not guide.startswith("nvae"))
 
 
 # Likelihoods meet models and guides in one place, the decoder's output: PAIRS leaves them at one.
