@@ -77,7 +77,7 @@ def test_shipped_recipe_trains(name: str, ppl: str) -> None:
         changes += LEFT
     recipe = recipes.read(name, changes)
     x_shape = {"digits": (1, 8, 8), "cifar10": (3, 32, 32)}.get(recipe.data.name, (1, 28, 28))
-    if recipe.data.name == "folder":
+    if recipe.data.name in ("folder", "npy"):
         x_shape = (3, 32, 32)
     grey = np.random.default_rng(0).integers(0, 256, (16, *x_shape)).astype(np.uint8)
     images = data.Images(grey, binarization=recipe.data.binarization)
