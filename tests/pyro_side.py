@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 __all__ = [
-    "activation", "automatic", "blind", "build", "chain", "densities", "discretized_logistic",
+    "activation", "asked_target", "automatic", "blind", "build", "chain", "copying", "densities",
+    "discretized_logistic",
     "double", "eager", "gradients", "guide_of", "hasty", "independent", "is_guide",
     "is_training", "loss", "loss_of", "mutated", "posterior_of_one_step", "precision",
     "predictive", "prior_guide", "program", "renyi", "set_training", "shapes", "shared",
@@ -39,6 +40,11 @@ def build(model_class: Any, guide_class: Any, x_shape: Any, arguments: Any, seed
 
 def activation(name: str, x: Any) -> Any:
     return np.asarray(ACTIVATIONS[name](torch.as_tensor(x)))
+
+
+def asked_target(model: Any, x: Any) -> Any:
+    """What a model scores of images."""
+    return model.target(torch.as_tensor(x)).numpy()
 
 
 def eager() -> Any:
@@ -219,6 +225,31 @@ def chain(names: tuple[str, ...], total: int | None = None) -> Any:
             return pyro.sample("x", dist.Normal(z[:, None, None, None], 1.0).to_event(3), obs=x)
 
     return model
+
+
+def copying(weights: Any, biases: Any) -> tuple[Any, Any]:
+    """An autoregressive model of binary pixels as a hierarchy: the image is its latents.
+
+    z_{D-i} ~ Bernoulli(logits b_i + Σ_j<i W_ij z_{D-j}); the guide answers with the pixels.
+    """
+    weights, biases = torch.as_tensor(weights), torch.as_tensor(biases)
+
+    def model(x: Any = None, *, n: Any = None) -> Any:
+        n = n if x is None else len(x)
+        pixels: list[Any] = []
+        with pyro.plate("data", n):
+            for i in range(len(biases)):
+                above = torch.stack(pixels, -1) if pixels else torch.zeros(n, 0)
+                logits = above @ weights[i, :i] + biases[i]
+                pixels.append(pyro.sample(f"z{len(biases) - i}", dist.Bernoulli(logits=logits)))
+            image = torch.stack(pixels, -1).reshape(n, 1, 1, -1)
+            return pyro.sample("x", dist.Delta(image, event_dim=3), obs=x)
+
+    class Copy(Guide):
+        def posterior(self, site: Any, features: Any) -> Any:
+            return dist.Delta(features[:, 0, 0, len(biases) - int(site.name[1:])])
+
+    return model, Copy(model)
 
 
 def independent(names: tuple[str, ...]) -> Any:

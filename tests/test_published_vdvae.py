@@ -1,4 +1,4 @@
-"""Very Deep VAE's published weights: every key has its place, and the nets compute what they did."""
+"""Very Deep VAE's published weights: every key has its place, and the nets are the authors'."""
 
 from __future__ import annotations
 
