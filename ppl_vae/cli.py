@@ -161,10 +161,12 @@ def _draws(verbs: Any) -> None:
 
 def _convert(verbs: Any) -> None:
     convert = _verb(verbs, "convert", "make a run of weights that authors published")
-    convert.add_argument("kind", metavar="KIND", help="what they are of: nvae")
+    convert.add_argument("kind", metavar="KIND", help="what they are of: nvae, vdvae")
     convert.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="the authors' file")
     convert.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run's folder")
     convert.add_argument("--ppl", choices=PPLS, default="pyro", help="the run's own (pyro)")
+    convert.add_argument("--config", metavar="NAME", help="vdvae: its data set, or a YAML file")
+    convert.add_argument("--ema", type=Path, metavar="FILE", help="vdvae: the averaged weights")
 
 
 def _of_run(verb: argparse.ArgumentParser) -> None:

@@ -6,9 +6,10 @@ shape, is an error that names it.
 
 from __future__ import annotations
 
-__all__ = ["vdvae", "vdvae_arrays", "vdvae_recipe"]
+__all__ = ["SOURCES", "vdvae", "vdvae_arrays", "vdvae_config", "vdvae_recipe"]
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy as np
 from ppl_vae import recipes
 from ppl_vae.errors import UsageError, nearest
 from ppl_vae.recipes import ClassSettings, DataSettings, Recipe
+from ppl_vae.runs import read_tree
 from ppl_vae.typed import room
 
 
@@ -69,6 +71,25 @@ def vdvae(
     return model, guide
 
 
+def vdvae_config(name: str) -> dict[str, Any]:
+    """The authors' settings for a data set, by their name of it, or those in a YAML file."""
+    if name.endswith((".yaml", ".yml", ".json")):
+        return read_tree(Path(name))
+    if name not in SOURCES:
+        raise UsageError(f"config: unknown {name!r}: {nearest(name, SOURCES)}, or a YAML file")
+    recipe = recipes.read(f"vdvae-{name.replace('_', '')}")
+    model, guide = recipe.model.init_args, recipe.guide.init_args
+    return {
+        "dataset": name,
+        "width": model["width"],
+        "zdim": model["latent_channels"],
+        "enc_blocks": guide["encoder"],
+        "dec_blocks": model["decoder"],
+        "custom_width_str": model.get("widths"),
+        "num_mixtures": model.get("components"),
+    }
+
+
 def vdvae_recipe(config: Mapping[str, Any]) -> tuple[Recipe, tuple[int, ...]]:
     """(recipe of the zoo's Very Deep VAE with the authors' settings, shape of its images)."""
     given = {**DEFAULTS, **{key: value for key, value in config.items() if value is not None}}
@@ -87,7 +108,7 @@ def vdvae_recipe(config: Mapping[str, Any]) -> tuple[Recipe, tuple[int, ...]]:
             {
                 "decoder": str(_of(given, "dec_blocks")),
                 "width": int(_of(given, "width")),
-                "widths": str(given["custom_width_str"]) or None,
+                "widths": given["custom_width_str"] or None,
                 "latent_channels": int(_of(given, "zdim")),
                 "bottleneck": float(given["bottleneck_multiple"]),
                 "max_bias": int(given["no_bias_above"]),

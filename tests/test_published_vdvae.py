@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from vdvae_by_hand import divergences, shapes
 from zoo import room, side
 
+import ppl_vae
+from ppl_vae import cli
 from ppl_vae.errors import UsageError
-from ppl_vae.published_vdvae import SOURCES, vdvae, vdvae_arrays, vdvae_recipe
+from ppl_vae.published_vdvae import SOURCES, vdvae, vdvae_arrays, vdvae_config, vdvae_recipe
 
 SMALL = {
     "image_size": 8, "image_channels": 3, "width": 16, "zdim": 4, "bottleneck_multiple": 0.25,
@@ -143,3 +147,46 @@ def test_published_settings_have_a_recipe(name: str) -> None:
     recipe, x_shape = vdvae_recipe(config | {"dataset": name})
     assert x_shape == (3, SOURCES[name].image_size, SOURCES[name].image_size)
     assert recipe.model.init_args["input_mean"] == SOURCES[name].input_mean
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [("cifar10", 39), ("imagenet32", 119), ("imagenet64", 125), ("ffhq_256", 115)],
+)
+def test_published_nets_have_the_published_size(name: str, millions: int) -> None:
+    """By a data set's name alone: as many millions of weights as the authors say."""
+    config = SMALL | {"no_bias_above": 64, "num_mixtures": 10}
+    config |= {key: value for key, value in vdvae_config(name).items() if value is not None}
+    assert round(sum(np.prod(shape) for shape in shapes(config).values()) / 1e6) == millions
+
+
+def test_checkpoints_become_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`ppl-vae convert vdvae`: trained and averaged weights, each where `load` looks for it."""
+    monkeypatch.chdir(tmp_path)
+    weights, averaged = weights_of(SMALL), weights_of(SMALL, seed=1)
+    for file, held in (("model.th", weights), ("ema.th", averaged)):
+        tensors = {k: torch.as_tensor(v, dtype=torch.float32) for k, v in held.items()}
+        torch.save({f"module.{k}": v for k, v in tensors.items()}, file)
+    Path("config.yaml").write_text(yaml.safe_dump(SMALL))
+    argv = ["convert", "vdvae", "model.th", "--ema", "ema.th", "--out", "run"]
+    assert cli.main([*argv, "--config", "config.yaml"]) == 0
+    for which, held in (("last", weights), ("ema", averaged)):
+        gain = room("pyro").state(*ppl_vae.load("run", weights=which))["model.gain"]
+        np.testing.assert_allclose(gain, held["decoder.gain"], rtol=1e-6)
+    torch.save({"optimizer": [1, 2]}, "other.th")
+    capsys.readouterr()
+    for wrong, message in (
+        ((), "--config: expected Very Deep VAE's settings"),
+        (("--config", "cifar"), "config: unknown 'cifar': did you mean 'cifar10'"),
+        (("--config", "cifar10"), "is missing (and"),
+        (("--config", "none.yaml"), "none.yaml: not whole"),
+    ):
+        assert cli.main([*argv[:-1], "other", *wrong]) == 2
+        told = capsys.readouterr().err
+        assert message in told
+        assert told.count("\n") == 1
+    argv = ["convert", "vdvae", "other.th", "--out", "other", "--config", "config.yaml"]
+    assert cli.main(argv) == 2
+    assert "expected a state_dict" in capsys.readouterr().err

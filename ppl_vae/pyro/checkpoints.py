@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["read_nvae"]
+__all__ = ["read_nvae", "read_weights"]
 
 import argparse
 import os
@@ -55,6 +55,18 @@ def read_nvae(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict
             "take the checkpoint as the authors' training wrote it"
         )
     return {key: value.cpu().numpy() for key, value in state_dict.items()}, settings[0]
+
+
+def read_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """The arrays of a torch file that holds a `state_dict` and nothing else.
+
+    Raises:
+        UsageError: no such file, not a torch file, or something in it that is no weight.
+    """
+    held = _load(path)
+    if not isinstance(held, dict) or not all(isinstance(v, torch.Tensor) for v in held.values()):
+        raise UsageError(f"{path}: expected a state_dict, weights by name, came something else")
+    return {str(key): value.cpu().numpy() for key, value in held.items()}
 
 
 def _load(path: str | os.PathLike[str]) -> Any:
