@@ -165,6 +165,7 @@ def _convert(verbs: Any) -> None:
     convert.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="the authors' file")
     convert.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run's folder")
     convert.add_argument("--ppl", choices=PPLS, default="pyro", help="the run's own (pyro)")
+    convert.add_argument("--data", type=Path, metavar="PATH", help="your copy of the images")
     convert.add_argument("--config", metavar="NAME", help="vdvae: its data set, or a YAML file")
     convert.add_argument("--ema", type=Path, metavar="FILE", help="vdvae: the averaged weights")
 

@@ -9,6 +9,7 @@ import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -32,6 +33,8 @@ def convert(args: Namespace) -> None:
     if (args.out / "run.json").exists():
         raise UsageError(f"{args.out}: holds a run already: name another folder")
     recipe, pair, files = KINDS[args.kind](args)
+    if args.data is not None:
+        recipe = replace(recipe, data=replace(recipe.data, path=str(args.data)))
     run = Run.create(
         args.out,
         recipe.to_dict(),

@@ -16,6 +16,7 @@ import ppl_vae
 from ppl_vae import cli
 from ppl_vae.errors import UsageError
 from ppl_vae.published_vdvae import SOURCES, vdvae, vdvae_arrays, vdvae_config, vdvae_recipe
+from ppl_vae.runs import Run
 
 SMALL = {
     "image_size": 8, "image_channels": 3, "width": 16, "zdim": 4, "bottleneck_multiple": 0.25,
@@ -170,8 +171,9 @@ def test_checkpoints_become_a_run(
         tensors = {k: torch.as_tensor(v, dtype=torch.float32) for k, v in held.items()}
         torch.save({f"module.{k}": v for k, v in tensors.items()}, file)
     Path("config.yaml").write_text(yaml.safe_dump(SMALL))
-    argv = ["convert", "vdvae", "model.th", "--ema", "ema.th", "--out", "run"]
+    argv = ["convert", "vdvae", "model.th", "--ema", "ema.th", "--data", "there", "--out", "run"]
     assert cli.main([*argv, "--config", "config.yaml"]) == 0
+    assert Run.open("run").recipe["data"]["path"] == "there"
     for which, held in (("last", weights), ("ema", averaged)):
         gain = room("pyro").state(*ppl_vae.load("run", weights=which))["model.gain"]
         np.testing.assert_allclose(gain, held["decoder.gain"], rtol=1e-6)
