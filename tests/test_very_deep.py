@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,13 @@ from ppl_vae.errors import UsageError
 from ppl_vae.runs import Run
 
 X = images(n=8, x_shape=(1, 5, 4))
+
+
+@pytest.fixture(autouse=True)
+def hasty() -> Iterator[None]:
+    """JAX compiled in haste."""
+    with side("numpyro").hasty():
+        yield
 
 
 def built(ppl: str, x_shape: tuple[int, ...] = (1, 5, 4), **changes: Any) -> Any:
@@ -85,6 +93,14 @@ def test_fewer_levels_are_scored(ppl: str) -> None:
     np.testing.assert_allclose(again, target, atol=1e-6)
     with pytest.raises(UsageError, match="num_levels: expected 256, 128, … or 2, came 100"):
         built(ppl, num_levels=100)
+
+
+@pytest.mark.parametrize("guide", ["LadderGuide", "ResidualNormalGuide"])
+def test_other_guides_answer_it(guide: str) -> None:
+    """Maps of latents are sites like any others."""
+    model, _ = built("pyro")
+    other = getattr(import_module("guides.pyro"), guide)(model, hidden=(5, 4))
+    assert np.isfinite(np.asarray(room("pyro").log_weights(model, other, X, 2))).all()
 
 
 def test_it_answers_its_own_model_alone(ppl: str) -> None:
