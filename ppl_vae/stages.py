@@ -12,12 +12,12 @@ A tower of blocks is a list of stages, or the string that the paper's code write
 
 from __future__ import annotations
 
-__all__ = ["Place", "Pyramid", "Stage", "read_stages", "read_widths"]
+__all__ = ["Place", "Pyramid", "Stage", "Stages", "read_stages", "read_widths"]
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from ppl_vae.errors import UsageError
 
@@ -56,6 +56,10 @@ class Stage:
         pieces = [f"{self.resolution}x{plain}"] if plain else []
         with_mark = [f"{self.resolution}{marked}"] if marked else []
         return ",".join([*pieces, *with_mark] if self.down else [*with_mark, *pieces])
+
+
+Stages: TypeAlias = str | Sequence[Mapping[str, int | None]] | Sequence[Stage]
+"""A tower as its string, as a list of stages' arguments (as YAML has them), or of stages."""
 
 
 class Place(NamedTuple):
@@ -240,7 +244,7 @@ class Pyramid:
                 )
 
 
-def read_stages(given: str | Sequence[Stage | Mapping[str, Any]], name: str) -> tuple[Stage, ...]:
+def read_stages(given: Stages, name: str) -> tuple[Stage, ...]:
     """Stages of a tower from its string, or from a list of stages or of their arguments.
 
     Args:
@@ -253,13 +257,14 @@ def read_stages(given: str | Sequence[Stage | Mapping[str, Any]], name: str) -> 
     if isinstance(given, str):
         return tuple(_piece(piece, i, name) for i, piece in enumerate(given.split(",")))
     found = []
-    for index, stage in enumerate(given):
-        if isinstance(stage, Mapping):
+    for index, each in enumerate(given):
+        stage: Any = each
+        if isinstance(each, Mapping):
             try:
-                stage = Stage(**stage)
+                stage = Stage(**each)
             except TypeError as error:
                 raise UsageError(
-                    f"{name}: stage {index + 1}, {dict(stage)}: expected resolution, blocks, down "
+                    f"{name}: stage {index + 1}, {dict(each)}: expected resolution, blocks, down "
                     f"and up ({error})"
                 ) from error
         if not isinstance(stage, Stage):

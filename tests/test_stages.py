@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from ppl_vae import recipes
 from ppl_vae.errors import UsageError
 from ppl_vae.stages import Place, Pyramid, Stage, read_stages, read_widths
 
@@ -116,3 +117,24 @@ def test_wrong_sizes_are_named(changes: dict[str, Any], message: str) -> None:
 def test_an_encoder_only_widens() -> None:
     with pytest.raises(UsageError, match=r"widths narrow from 16 to 12 channels"):
         pyramid("8x1", widths="4:12").climb(read_stages("8d2,4x1", "encoder"))
+
+
+def test_recipes_take_lists_of_stages(ppl: str) -> None:
+    """As YAML has them: in a guide's arguments, and widths by resolution in the model's."""
+    stages = [{"resolution": 8, "blocks": 2, "down": 2}, {"resolution": 4, "down": 4},
+              {"resolution": 1}]  # fmt: skip
+    tree: dict[str, Any] = {
+        "name": "listed",
+        "data": {"name": "digits"},
+        "model": {
+            "class_path": "VeryDeepVAE",
+            "init_args": {"decoder": "1x1,4m1,8m4", "width": 8, "widths": {4: 12, 1: 12}},
+        },
+        "guide": {"class_path": "VeryDeepGuide", "init_args": {"encoder": stages}},
+    }
+    model, guide = recipes.build(tree, ppl, (1, 8, 8))
+    assert guide.tower.path == ((8, 1), (8, 2), (4, 4), (1, 1))
+    assert model.pyramid.channels(1) == 12
+    tree["guide"]["init_args"]["encoder"][1]["resolution"] = "four"
+    with pytest.raises(UsageError, match=r"guide\.init_args\.encoder: expected"):
+        recipes.build(tree, ppl, (1, 8, 8))

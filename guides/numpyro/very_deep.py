@@ -11,7 +11,6 @@ from __future__ import annotations
 __all__ = ["BottleneckTower", "VeryDeepGuide"]
 
 import math
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -22,7 +21,7 @@ from jax import Array
 from ppl_vae.errors import UsageError
 from ppl_vae.numpyro.guide import Guide, Site
 from ppl_vae.numpyro.nets.bottleneck import Bottleneck, conv
-from ppl_vae.stages import Pyramid, Stage, read_stages
+from ppl_vae.stages import Pyramid, Stage, Stages, read_stages
 
 
 class BottleneckTower(nnx.Module):
@@ -86,7 +85,7 @@ class VeryDeepGuide(Guide):
     def __init__(
         self,
         model: Any,
-        encoder: str | Sequence[Stage | Mapping[str, Any]] | None = None,
+        encoder: Stages | None = None,
         recompute: bool | None = None,
         *,
         rngs: nnx.Rngs,

@@ -11,7 +11,6 @@ from __future__ import annotations
 __all__ = ["BottleneckTower", "VeryDeepGuide"]
 
 import math
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyro.distributions as dist
@@ -22,7 +21,7 @@ from torch.nn import functional
 from ppl_vae.errors import UsageError
 from ppl_vae.pyro.guide import Guide, Site
 from ppl_vae.pyro.nets.bottleneck import Bottleneck, conv
-from ppl_vae.stages import Pyramid, Stage, read_stages
+from ppl_vae.stages import Pyramid, Stage, Stages, read_stages
 
 
 class BottleneckTower(nn.Module):
@@ -81,7 +80,7 @@ class VeryDeepGuide(Guide):
     def __init__(
         self,
         model: Any,
-        encoder: str | Sequence[Stage | Mapping[str, Any]] | None = None,
+        encoder: Stages | None = None,
         recompute: bool | None = None,
         *,
         name: str = "guide",

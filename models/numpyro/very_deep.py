@@ -15,7 +15,6 @@ __all__ = ["Group", "VeryDeepVAE"]
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax.numpy as jnp
 import numpyro
@@ -28,7 +27,7 @@ from ppl_vae.errors import UsageError
 from ppl_vae.numpyro.bind import bind
 from ppl_vae.numpyro.likelihoods import Likelihood
 from ppl_vae.numpyro.nets.bottleneck import Bottleneck, pixel_conv
-from ppl_vae.stages import Place, Pyramid, Stage, read_stages, read_widths
+from ppl_vae.stages import Place, Pyramid, Stages, read_stages, read_widths
 
 
 class Group(nnx.Module):
@@ -89,7 +88,7 @@ class VeryDeepVAE(nnx.Module):
     def __init__(
         self,
         x_shape: Sequence[int],
-        decoder: str | Sequence[Stage | Mapping[str, Any]] = "1x1,4m1,4x2,8m4,8x3",
+        decoder: Stages = "1x1,4m1,4x2,8m4,8x3",
         width: int = 64,
         widths: str | Mapping[int, int] | None = None,
         latent_channels: int = 16,

@@ -27,7 +27,7 @@ OFF = ("off", "0")
 
 def keep_compiled() -> Path | None:
     """Turn JAX's persistent compilation cache on, unless told otherwise; its folder, or None."""
-    chosen = jax.config.jax_compilation_cache_dir
+    chosen = jax.config.values["jax_compilation_cache_dir"]
     if chosen:
         return Path(chosen)
     named = os.environ.get(VARIABLE, "")
