@@ -183,7 +183,9 @@ def discretized_logistic(
     return _numpy({**found, "draws": fn.sample(jax.random.key(0), (draws,))})
 
 
-def gradients(model: Any, guide: Any, x: Any, seed: int = 0, **settings: Any) -> dict[str, Any]:
+def gradients(
+    model: Any, guide: Any, x: Any, seed: int = 0, compiled: bool = False, **settings: Any
+) -> dict[str, Any]:
     """{torch name: gradient of the objective's loss} of every parameter."""
     objective = Objective(ObjectiveSettings(**settings))
     parts = {f"{name}$params": nnx.split(m, nnx.Param, ...)[1] for name, m in _named(model, guide)}
@@ -192,7 +194,8 @@ def gradients(model: Any, guide: Any, x: Any, seed: int = 0, **settings: Any) ->
         with handlers.seed(rng_seed=seed), handlers.substitute(data=params):
             return objective.loss_and_means(model, guide, jnp.asarray(x))[0]
 
-    grads = jax.grad(value)({name: nnx.to_pure_dict(part) for name, part in parts.items()})
+    slope = jax.jit(jax.grad(value)) if compiled else jax.grad(value)
+    grads = slope({name: nnx.to_pure_dict(part) for name, part in parts.items()})
     held = [nnx.clone(module) for module in (model, guide)]  # to carry the gradients' names
     for (name, _), module in zip(_named(model, guide), held, strict=True):
         nnx.replace_by_pure_dict(parts[f"{name}$params"], grads[f"{name}$params"])

@@ -161,7 +161,9 @@ def discretized_logistic(
         return _numpy({**found, "draws": fn.sample((draws,))})
 
 
-def gradients(model: Any, guide: Any, x: Any, seed: int = 0, **settings: Any) -> dict[str, Any]:
+def gradients(
+    model: Any, guide: Any, x: Any, seed: int = 0, compiled: bool = False, **settings: Any
+) -> dict[str, Any]:
     """{torch name: gradient of the objective's loss} of every parameter; zeros where None."""
     objective = Objective(ObjectiveSettings(**settings))
     named = {
