@@ -93,9 +93,9 @@ class Section:
 
     @property
     def bounds(self) -> list[str]:
-        """The L_K columns, by rising K."""
-        names = {name for row in self.rows for name in row if name.startswith("L_")}
-        return sorted(names, key=lambda name: int(name[2:]))
+        """The -L_K columns, by rising K."""
+        names = {name for row in self.rows for name in row if name.startswith("-L_")}
+        return sorted(names, key=lambda name: int(name[3:]))
 
     @staticmethod
     def label(row: Row) -> str:
@@ -248,8 +248,8 @@ def _row(
     last = run[-1]
     row: Row = dict(zip(PROTOCOL, protocol, strict=True))
     row |= {name: _cell(last.get(name)) for name in names}
-    row |= {f"L_{k}": None for k in bounds}
-    row |= {f"L_{e['num_samples']}": Number(e["nll"], e.get("nll_se")) for e in run}
+    row |= {f"-L_{k}": None for k in bounds}
+    row |= {f"-L_{e['num_samples']}": Number(e["nll"], e.get("nll_se")) for e in run}
     elbo, bits, bad = (last.get(key) for key in ("elbo", "bits_per_dim", "pareto_k_bad"))
     row["ELBO"] = None if elbo is None else Number(elbo)
     row["active"] = _active(last.get("active_units") or {})

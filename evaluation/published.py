@@ -38,7 +38,7 @@ class Published:
         model: as the paper names it.
         source: authors, year, identifier, table; "paper: " before it.
         protocol: under which it was measured.
-        figures: its columns as in `Section.rows`: L_K (-log p(x), nats, lower is better), ELBO
+        figures: its columns as in `Section.rows`: -L_K (nats, lower is better), ELBO
             (nats, higher is better), active.
     """
 
@@ -110,7 +110,7 @@ def _beside(section: Section, numbers: Sequence[Published]) -> Section:
         ours.append({**first, "source": HERE, **row})
     rows = ours + theirs
     names = list(dict.fromkeys(name for row in rows for name in row))
-    bounds = [name for name in names if name.startswith("L_")]
+    bounds = [name for name in names if name.startswith("-L_")]
     bounds.sort(key=lambda name: int(name[2:]))
     ordered = [name for name in names if name not in (*bounds, "ELBO")]
     after = (i for i, name in enumerate(ordered) if name.startswith(("bits/dim", "active")))
@@ -132,7 +132,7 @@ def _numbers(group: Any, where: str) -> list[Published]:
         if "nll" in row:
             if "num_samples" not in group:
                 raise UsageError(f"{where}: nll without num_samples: add the K of L_K to the group")
-            figures[f"L_{group['num_samples']}"] = Number(float(row["nll"]))
+            figures[f"-L_{group['num_samples']}"] = Number(float(row["nll"]))
         if "elbo" in row:
             figures["ELBO"] = Number(float(row["elbo"]))
         if not figures:

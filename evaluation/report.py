@@ -17,7 +17,8 @@ from evaluation.published import Published, with_published
 from ppl_vae.errors import UsageError
 
 _NOTE = (
-    "L_K: -log p(x) in nats per image, ± standard error over images, lower is better. "
+    "-L_K: -log p(x) by the bound L_K in nats per image, ± standard error over images, lower is "
+    "better. "
     "ELBO: nats per image, higher is better."
 )
 

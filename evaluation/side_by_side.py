@@ -23,7 +23,8 @@ from evaluation.page import Chapter, Picture, Table, write_page
 from evaluation.published import Published, with_published
 
 _LIKELIHOOD = (
-    "L_K: -log p(x) in nats per image, lower is better; each K is a bound of its own. ± is the "
+    "-L_K: -log p(x) by the bound L_K, nats per image, lower is better; each K is a bound of its "
+    "own. ± is the "
     "standard error over images, in rows of a mean the standard deviation over seeds. ELBO: L_1, "
     "nats per image, higher is better. % k > 0.7: share of images whose Pareto k is above 0.7, "
     "where L_K rests on few samples and still moves with K."

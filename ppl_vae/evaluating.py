@@ -74,6 +74,10 @@ def evaluate(
     """
     from evaluation import summary
 
+    for name, settings in chosen.items():  # what cannot be done is refused before the long part
+        ready = getattr(judging.check(name), "ready", None)
+        if ready is not None:
+            ready(subject, settings)
     likelihood = _likelihood(subject, num_samples)
     subject = replace(subject, likelihood=likelihood)
     findings = [judging.check(name).judge(subject, sets) for name, sets in chosen.items()]

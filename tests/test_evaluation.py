@@ -350,14 +350,14 @@ def test_protocols_never_share_a_section_and_bounds_never_a_column() -> None:
         ]
     )
     assert [len(section.rows) for section in sections] == [2, 1, 1, 1]
-    assert sections[0].bounds == ["L_100", "L_1000", "L_5000"]
+    assert sections[0].bounds == ["-L_100", "-L_1000", "-L_5000"]
     first, second = sections[0].rows
     assert [str(first[name]) for name in sections[0].bounds] == [
         "None",
         "85.90 ± 0.62",
         "85.10 ± 0.62",
     ]
-    assert second["L_1000"] is None
+    assert second["-L_1000"] is None
     assert list(first)[:4] == ["data", "binarisation", "split", "images"]
 
 
@@ -372,14 +372,14 @@ def test_seeds_of_one_setting_stand_together_with_mean_and_deviation() -> None:
     )
     assert [row["run"] for row in section.rows] == ["c", "d", "a", "mean ± sd", "b"]
     mean = section.rows[3]
-    assert str(mean["L_1000"]) == "85.00 ± 1.00"
+    assert str(mean["-L_1000"]) == "85.00 ± 1.00"
     assert mean["seed"] == "3 seeds"
     assert mean["active"] is None
 
 
 def test_one_run_measured_twice_is_two_rows_and_no_mean() -> None:
     (section,) = compare([evaluation(run="a", seed=0), evaluation(run="a", seed=0, nll=85.8)])
-    assert [str(row["L_1000"]) for row in section.rows] == ["85.90 ± 0.62", "85.80 ± 0.62"]
+    assert [str(row["-L_1000"]) for row in section.rows] == ["85.90 ± 0.62", "85.80 ± 0.62"]
 
 
 def test_table_of_one_stands_upright_and_of_many_lines_up() -> None:
@@ -390,7 +390,8 @@ def test_table_of_one_stands_upright_and_of_many_lines_up() -> None:
     many = table([evaluation(run="a", ppl="pyro"), evaluation(run="b", ppl="pyro", nll=105.25)])
     assert many.startswith("ppl pyro\n\ndata")  # what all share is said once
     header, rule, first, second = many.split("\n\n")[1].splitlines()
-    assert len({header.index("L_1000") + 6, first.index("0.62") + 4, second.index("0.62") + 4}) == 1
+    ends = {header.index("-L_1000") + 7, *(row.index("0.62") + 4 for row in (first, second))}
+    assert len(ends) == 1
     assert set(rule) == {"-", " "}
 
 

@@ -5,8 +5,9 @@ JSON know it; `Settings`, a frozen dataclass of numbers with defaults; and
 
     judge(subject: Subject, settings: Settings) -> Finding
 
-It asks the pair through the PPL's room (`subject.programs`), hands arrays to `evaluation`, and
-imports neither PPL.
+and, where it may refuse a subject, `ready(subject, settings)`, which does so before anything long
+is begun. It asks the pair through the PPL's room (`subject.programs`), hands arrays to
+`evaluation`, and imports neither PPL.
 """
 
 from __future__ import annotations

@@ -37,20 +37,26 @@ class Settings:
     panels: int = 8
 
 
-def judge(subject: Subject, settings: Settings) -> Finding:
-    """Ranks of simulated latents, units and log densities, under the guide."""
-    from evaluation.calibration import (
-        LOG_LIKELIHOOD,
-        MIN_SIMULATIONS,
-        calibration,
-        plot_calibration,
-    )
+def ready(subject: Subject, settings: Settings) -> None:
+    """UsageError where there are too few simulations."""
+    from evaluation.calibration import MIN_SIMULATIONS
 
-    if settings.simulations < MIN_SIMULATIONS:  # before the simulations are paid for
+    if settings.simulations < MIN_SIMULATIONS:
         raise UsageError(
             f"calibration.simulations: expected {MIN_SIMULATIONS} or more, came "
             f"{settings.simulations}: fewer would miss what is wrong"
         )
+
+
+def judge(subject: Subject, settings: Settings) -> Finding:
+    """Ranks of simulated latents, units and log densities, under the guide."""
+    from evaluation.calibration import (
+        LOG_LIKELIHOOD,
+        calibration,
+        plot_calibration,
+    )
+
+    ready(subject, settings)
     ranks = subject.programs.calibration_ranks(
         *subject.pair, settings.simulations, settings.draws, **subject.drawn
     )

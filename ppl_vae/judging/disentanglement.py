@@ -49,6 +49,16 @@ class Settings:
                 raise UsageError(f"{NAME}.{name}: expected at least {least}, came {came}")
 
 
+def ready(subject: Subject, settings: Settings) -> None:
+    """UsageError where the data set has no factors."""
+    if _images(subject, settings.images).factors is None:
+        name = subject.data.name if subject.data else "this one"
+        raise UsageError(
+            f"{NAME}: expected a data set with true factors, came {name}, which has none: "
+            "train and evaluate on sprites (drawn here) or dsprites (downloaded)"
+        )
+
+
 def judge(subject: Subject, settings: Settings) -> Finding:
     """Scores with their chance levels, and the units that know each factor.
 
@@ -57,14 +67,9 @@ def judge(subject: Subject, settings: Settings) -> Finding:
     """
     from evaluation.disentanglement import disentanglement_scores
 
+    ready(subject, settings)
     images = _images(subject, settings.images)
-    factors = images.factors
-    if factors is None:
-        name = subject.data.name if subject.data else "this one"
-        raise UsageError(
-            f"{NAME}: expected a data set with true factors, came {name}, which has none: "
-            "train and evaluate on sprites (drawn here) or dsprites (downloaded)"
-        )
+    factors: Any = images.factors
     codes, units = _codes(subject, images, settings)
     varying = [k for k in range(len(factors.names)) if np.ptp(factors.classes[:, k]) > 0]
     names = [factors.names[k] for k in varying]

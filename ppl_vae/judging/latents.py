@@ -51,6 +51,11 @@ class Settings:
     steps: int = 9
 
 
+def ready(subject: Subject, settings: Settings) -> None:
+    """UsageError where labels were asked for and there are none."""
+    _has_labels(subject, settings)
+
+
 def judge(subject: Subject, settings: Settings) -> Finding:
     """Units, views, probes and pictures of every site's posterior means."""
     labelled = _has_labels(subject, settings)
