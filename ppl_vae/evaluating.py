@@ -123,6 +123,8 @@ def _by_site(subject: Subject) -> dict[str, Any]:
 
     programs, images, drawn = subject.programs, subject.images, subject.drawn
     kl = programs.site_terms(*subject.pair, images, **drawn)["kl"]
+    if not kl:  # a model without latents
+        return {"kl": {}, "active_units": {}}
     # Twice: what two draws of the sites above have in common is the image's doing.
     moments, again = (
         programs.posterior_moments(*subject.pair, images, **{**drawn, "seed": seed})

@@ -115,14 +115,16 @@ def _draw(run: Run, data: Dataset, pair: tuple[Any, Any], history: xr.Dataset) -
     folder, programs = run.figures, room(run.ppl)
     history = history.assign_attrs(data=data.name, ppl=run.ppl)
     figures.learning_curves(history, folder / "learning_curves.png")
-    figures.kl_by_site(history, folder / "kl_by_site.png")
+    if history.sizes.get("site"):
+        figures.kl_by_site(history, folder / "kl_by_site.png")
     if "posterior_loc" in history:
         figures.posterior_range(history, folder / "posterior_range.png")
-    shown = data.test.take(min(SHOWN, len(data.test)))
-    means = np.asarray(programs.reconstruct(*pair, shown))
-    title = "Test images and their reconstructions, last weights"
-    path = folder / "reconstructions.png"
-    figures.reconstructions(shown.images, means, path, limit=SHOWN, title=title)
+    if history.sizes.get("site"):  # without latents there is nothing to reconstruct from
+        shown = data.test.take(min(SHOWN, len(data.test)))
+        means = np.asarray(programs.reconstruct(*pair, shown))
+        title = "Test images and their reconstructions, last weights"
+        path = folder / "reconstructions.png"
+        figures.reconstructions(shown.images, means, path, limit=SHOWN, title=title)
     drawn = np.asarray(programs.sample(pair[0], SHOWN)["x_mean"])
     title = "Prior samples and their nearest training images, last weights"
     path = folder / "samples_and_nearest.png"

@@ -103,8 +103,10 @@ def chapters(
     findings: Sequence[Finding] = (),
 ) -> list[Chapter]:
     """The report's chapters; also for a pair of one's own, as a `Subject` without a run."""
-    parts = [_likelihood(told, likelihood), _sites(told, units), _training(subject)]
-    parts += [_reconstructions(subject), _samples(subject)]
+    parts = [_likelihood(told, likelihood), _training(subject), _samples(subject)]
+    if told["kl"]:
+        parts[1:1] = [_sites(told, units)]
+        parts[3:3] = [_reconstructions(subject)]
     return [part for part in parts if part] + [finding.chapter for finding in findings]
 
 
