@@ -122,12 +122,13 @@ def reconstruct(args: Namespace) -> None:
     images = experiment.data_of(run, recipe).test.take(args.count)
     drawn = {"seed": args.seed, "batch_norm": args.batch_norm}
     means = np.asarray(room(ppl).reconstruct(model, guide, images, **drawn))
+    means = means[:, : images.pixels.shape[1]]  # without a mask's channel
     out = _out(args.out, run.figures / "test_reconstructions.png")
     if out.suffix == ".npz":
-        np.savez_compressed(out, x=images.images, x_mean=means)
+        np.savez_compressed(out, x=images.pixels, x_mean=means)
     else:
         title = f"Test images and their reconstructions, {which} weights"
-        figures.reconstructions(images.images, means, out, limit=args.count, title=title)
+        figures.reconstructions(images.pixels, means, out, limit=args.count, title=title)
     print(out)
 
 

@@ -1,6 +1,7 @@
 """Generative models in NumPyro."""
 
 from models.numpyro.hierarchical import HierarchicalVAE
+from models.numpyro.inpainting import InpaintingVAE
 from models.numpyro.vae import VAE
 
-__all__ = ["VAE", "HierarchicalVAE"]
+__all__ = ["VAE", "HierarchicalVAE", "InpaintingVAE"]

@@ -10,6 +10,7 @@ from ppl_vae.numpyro.inference import (
     site_terms,
     stream_log_weights,
 )
+from ppl_vae.numpyro.inpainting import complete
 from ppl_vae.numpyro.likelihoods import Likelihood
 from ppl_vae.numpyro.objective import Objective, Terms
 from ppl_vae.numpyro.sampling import posterior_sample, reconstruct, sample, temperature
@@ -25,6 +26,7 @@ __all__ = [
     "Terms",
     "bind",
     "build",
+    "complete",
     "data_shape",
     "fit",
     "latent_sites",

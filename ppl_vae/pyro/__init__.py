@@ -10,6 +10,7 @@ from ppl_vae.pyro.inference import (
     site_terms,
     stream_log_weights,
 )
+from ppl_vae.pyro.inpainting import complete
 from ppl_vae.pyro.likelihoods import Likelihood
 from ppl_vae.pyro.objective import Objective, Terms
 from ppl_vae.pyro.sampling import posterior_sample, reconstruct, sample, temperature
@@ -25,6 +26,7 @@ __all__ = [
     "Terms",
     "bind",
     "build",
+    "complete",
     "data_shape",
     "fit",
     "latent_sites",
