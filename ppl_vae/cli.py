@@ -1,4 +1,4 @@
-"""The command line: `ppl-vae list | train | evaluate | sample | reconstruct | compare`.
+"""The command line: `ppl-vae list | train | evaluate | sample | reconstruct | inpaint | compare`.
 
 Arguments and errors only; what the verbs do stands in `ppl_vae.commands`. Results go to standard
 output, progress and errors to standard error. A mistake of the user's is one line and exit status
@@ -38,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "evaluate": commands.evaluate,
             "sample": commands.sample,
             "reconstruct": commands.reconstruct,
+            "inpaint": commands.inpaint,
             "compare": commands.compare,
         }[args.verb](args)
         sys.stdout.flush()
@@ -87,6 +88,7 @@ def _parser() -> Parser:
     _train(verbs)
     _evaluate(verbs)
     _draws(verbs)
+    _inpaint(verbs)
     compare = _verb(verbs, "compare", "put evaluated runs side by side")
     compare.add_argument(
         "runs", nargs="+", type=Path, metavar="RUN", help="runs, or folders of runs"
@@ -152,6 +154,14 @@ def _draws(verbs: Any) -> None:
         verb.add_argument(
             "--out", type=Path, metavar="FILE", help="a .png picture, or .npz for the numbers"
         )
+
+
+def _inpaint(verbs: Any) -> None:
+    from ppl_vae import inpainting
+
+    inpaint = _verb(verbs, "inpaint", "fill in what is missing of images")
+    _of_run(inpaint)
+    inpainting.add_arguments(inpaint, _count)
 
 
 def _of_run(verb: argparse.ArgumentParser) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["compare", "evaluate", "list_known", "reconstruct", "sample", "train"]
+__all__ = ["compare", "evaluate", "inpaint", "list_known", "reconstruct", "sample", "train"]
 
 import json
 import shlex
@@ -16,6 +16,7 @@ import numpy as np
 
 from ppl_vae import experiment, recipes
 from ppl_vae.errors import UsageError
+from ppl_vae.inpainting import inpaint
 from ppl_vae.judging import CHECKS, Subject
 from ppl_vae.overrides import Change, parse_sweep
 from ppl_vae.recipes import Recipe
@@ -99,7 +100,7 @@ def sample(args: Namespace) -> None:
     """Draws from the prior, into a picture or a file of numbers."""
     from evaluation import figures
 
-    run, _, ppl = _opened(args)
+    run, recipe, ppl = _opened(args)
     model, _, which = _loaded(args, run, ppl)
     drawn = {"temperature": args.temperature, "batch_norm": args.batch_norm, "seed": args.seed}
     draws = room(ppl).sample(model, args.count, **drawn)
@@ -109,7 +110,9 @@ def sample(args: Namespace) -> None:
         np.savez_compressed(out, **arrays)
     else:
         title = f"Prior samples, temperature {args.temperature:g}, {which} weights"
-        figures.image_grid(np.asarray(draws["x_mean"]), out, limit=args.count, title=title)
+        means = np.asarray(draws["x_mean"])
+        means = means[:, :-1] if recipe.data.masks else means  # without a mask's channel
+        figures.image_grid(means, out, limit=args.count, title=title)
     print(out)
 
 

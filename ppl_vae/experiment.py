@@ -127,7 +127,7 @@ def _draw(run: Run, data: Dataset, pair: tuple[Any, Any], history: xr.Dataset) -
     drawn = np.asarray(programs.sample(pair[0], SHOWN)["x_mean"])[:, :channels]
     title = "Prior samples and their nearest training images, last weights"
     path = folder / "samples_and_nearest.png"
-    figures.samples_with_neighbours(drawn, data.train.images, path, limit=SHOWN, title=title)
+    figures.samples_with_neighbours(drawn, data.train.pixels, path, limit=SHOWN, title=title)
     kept = sorted((run.path / "samples").glob("epoch-*.npy"))
     over_time = [(int(path.stem.partition("-")[2]), np.load(path)[:, :channels]) for path in kept]
     if over_time:

@@ -21,6 +21,7 @@ from ppl_vae.judging.subject import Finding, Subject
 
 CHECKS: dict[str, str] = {
     "disentanglement": "which unit holds which true factor: six metrics (sprites, dsprites)",
+    "inpainting": "how well missing parts are filled in, beside simple fillings (inpaint-*)",
 }
 """{name: what it tells} of the checks that `ppl-vae evaluate --check` takes."""
 
