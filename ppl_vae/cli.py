@@ -157,11 +157,18 @@ def _draws(verbs: Any) -> None:
 
 
 def _inpaint(verbs: Any) -> None:
-    from ppl_vae import inpainting
-
     inpaint = _verb(verbs, "inpaint", "fill in what is missing of images")
     _of_run(inpaint)
-    inpainting.add_arguments(inpaint, _count)
+    inpaint.add_argument(
+        "images", nargs="+", metavar="IMAGE", help="a file, or a number: that test image, from 0"
+    )
+    inpaint.add_argument(
+        "--mask", required=True, metavar="MASK",
+        help="centre, half, rectangles, strokes, or a picture, bright where the image is known",
+    )  # fmt: skip
+    inpaint.add_argument("--count", type=_count, default=8, metavar="N", help="of each image (8)")
+    inpaint.add_argument("--temperature", type=float, default=1.0, help="scale of prior's noise")
+    inpaint.add_argument("--out", type=Path, metavar="FILE", help="a .png sheet, or .npz")
 
 
 def _of_run(verb: argparse.ArgumentParser) -> None:

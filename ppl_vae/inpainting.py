@@ -9,9 +9,9 @@ the image's own bytes wherever it is known.
 
 from __future__ import annotations
 
-__all__ = ["add_arguments", "inpaint"]
+__all__ = ["inpaint"]
 
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,20 +26,6 @@ from ppl_vae.errors import UsageError, nearest
 from ppl_vae.recipes import Recipe
 from ppl_vae.runs import Run, load
 from ppl_vae.typed import room
-
-
-def add_arguments(verb: ArgumentParser, count: Any) -> None:
-    """The verb's own arguments; `count` reads a whole number of at least 1."""
-    verb.add_argument(
-        "images", nargs="+", metavar="IMAGE", help="a file, or a number: that test image, from 0"
-    )
-    verb.add_argument(
-        "--mask", required=True, metavar="MASK",
-        help="centre, half, rectangles, strokes, or a picture that is bright where all is known",
-    )  # fmt: skip
-    verb.add_argument("--count", type=count, default=8, metavar="N", help="completions of each (8)")
-    verb.add_argument("--temperature", type=float, default=1.0, help="scale of the prior's noise")
-    verb.add_argument("--out", type=Path, metavar="FILE", help="a .png sheet, or .npz for numbers")
 
 
 def inpaint(args: Namespace) -> None:

@@ -13,8 +13,6 @@ import test_contract as contract
 import test_parity as parity
 from zoo import LIKELIHOODS, PPLS, X_SHAPE, Case, images, noisy, room, side
 
-from ppl_vae.errors import UsageError
-
 SITES = {"z2": (3, 2, 1), "z1": (2, 3, 2)}  # of (5, 4), halved twice
 ARGUMENTS = {"latents": (2, 3), "channels": (4, 6, 8)}
 

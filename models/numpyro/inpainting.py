@@ -116,7 +116,11 @@ class InpaintingVAE(nnx.Module):
         check_levels(self.x_shape, self.latents, self.channels)
         self.architecture = Architecture(self.channels[1:], layers, "conv", activation, batch_norm)
         self.likelihood = Likelihood(likelihood)
-        block = {"layers": layers, "activation": activation, "batch_norm": batch_norm}
+        block: dict[str, Any] = {
+            "layers": layers,
+            "activation": activation,
+            "batch_norm": batch_norm,
+        }
         self.extractor = Extractor(self.x_shape[0], self.channels, rngs=rngs, **block)
         self.start = MapBlock(self.channels[-1], self.channels[-1], rngs=rngs, **block)
         pairs = zip(self.latents, pairwise(self.channels), strict=True)

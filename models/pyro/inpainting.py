@@ -107,7 +107,11 @@ class InpaintingVAE(nn.Module):
         check_levels(self.x_shape, self.latents, self.channels)
         self.architecture = Architecture(self.channels[1:], layers, "conv", activation, batch_norm)
         self.likelihood = Likelihood(likelihood)
-        block = {"layers": layers, "activation": activation, "batch_norm": batch_norm}
+        block: dict[str, Any] = {
+            "layers": layers,
+            "activation": activation,
+            "batch_norm": batch_norm,
+        }
         self.extractor = Extractor(self.x_shape[0], self.channels, **block)
         self.start = MapBlock(self.channels[-1], self.channels[-1], **block)
         self.groups = nn.ModuleList(

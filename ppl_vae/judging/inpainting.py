@@ -62,7 +62,7 @@ class Settings:
 
 
 def judge(subject: Subject, settings: Settings) -> Finding:
-    """Scores by kind of mask and method.
+    """Scores by kind of mask and filling.
 
     Raises:
         UsageError: a model that does not fill in, or no training images at hand.
@@ -85,12 +85,12 @@ def judge(subject: Subject, settings: Settings) -> Finding:
         pictures.append(sheet)
         means = scores.mean("image")
         told[kind] = {
-            str(method): {
-                name: round(float(means[name].sel(method=method)), 4)
+            str(filling): {
+                str(name): round(float(means[name].sel(filling=filling)), 4)
                 for name in means
-                if np.isfinite(means[name].sel(method=method))
+                if np.isfinite(means[name].sel(filling=filling))
             }
-            for method in means.method.values
+            for filling in means.filling.values
         }
     data = xr.concat(found, xr.DataArray(settings.names, dims="mask", name="mask"))
     return Finding(NAME, data, _chapter(data, pictures, settings), told)
@@ -99,12 +99,12 @@ def judge(subject: Subject, settings: Settings) -> Finding:
 def _of_kind(
     subject: Subject, settings: Settings, plain: Images, masks: Any, kind: str
 ) -> tuple[xr.Dataset, Path]:
-    """Scores over (method, image), and the sheet of the first images."""
+    """Scores over (filling, image), and the sheet of the first images."""
     import xarray as xr
 
     from evaluation import importance_weighted_nll
     from evaluation.completions import completion_sheet, save_sheet
-    from evaluation.inpainting import completion_scores, ssim
+    from evaluation.inpainting import completion_scores
 
     asked = plain.with_masks(masks)
     known = masks.astype(bool)
@@ -130,10 +130,10 @@ def _of_kind(
     names = ("log_prob", "psnr", "ssim", "diversity")
     table = xr.Dataset(
         {
-            name: (("method", "image"), [row.get(name, nan) for row in rows.values()])
+            name: (("filling", "image"), [row.get(name, nan) for row in rows.values()])
             for name in names
         },
-        coords={"method": list(rows)},
+        coords={"filling": list(rows)},
     )
     grey = np.round(values * 255).astype(np.uint8)[:SHOWN]
     shown = np.round(draws[:, :SHOWN] * 255).clip(0, 255).astype(np.uint8)
@@ -174,8 +174,8 @@ def _chapter(data: xr.Dataset, pictures: list[Path], settings: Settings) -> Any:
     from evaluation.comparison import Number, Row
     from evaluation.page import Chapter, Picture, Table
 
-    def cell(name: str, places: int, **at: str) -> Any:
-        values = data[name].sel(**at).values
+    def cell(name: str, places: int, kind: str, filling: str) -> Any:
+        values = data[name].sel(mask=kind, filling=filling).values
         if not np.isfinite(values).all():
             return None
         error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else None
@@ -184,14 +184,14 @@ def _chapter(data: xr.Dataset, pictures: list[Path], settings: Settings) -> Any:
     rows: list[Row] = [
         {
             "mask": str(kind),
-            "method": str(method),
-            "log p(missing | known)": cell("log_prob", 2, mask=kind, method=method),
-            "PSNR, dB": cell("psnr", 2, mask=kind, method=method),
-            "SSIM": cell("ssim", 3, mask=kind, method=method),
-            "diversity": cell("diversity", 3, mask=kind, method=method),
+            "filling": str(filling),
+            "log p(missing | known)": cell("log_prob", 2, kind, filling),
+            "PSNR, dB": cell("psnr", 2, kind, filling),
+            "SSIM": cell("ssim", 3, kind, filling),
+            "diversity": cell("diversity", 3, kind, filling),
         }
         for kind in data.mask.values
-        for method in data.method.values
+        for filling in data.filling.values
     ]
     text = (
         f"{data.sizes['image']} test images, {settings.samples} importance samples and "

@@ -31,7 +31,7 @@ class CompletedImage(dist.Distribution):
         known: (n, 1, h, w), 1 where known.
     """
 
-    arg_constraints: ClassVar = {}
+    arg_constraints: ClassVar[dict[str, Any]] = {}
     pytree_data_fields = ("base_dist", "image", "known")
 
     def __init__(

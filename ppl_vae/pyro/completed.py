@@ -32,7 +32,7 @@ class CompletedImage(TorchDistribution):
         known: (n, 1, h, w), 1 where known.
     """
 
-    arg_constraints: ClassVar = {}
+    arg_constraints: ClassVar[dict[str, Any]] = {}
     has_rsample = False
 
     def __init__(
