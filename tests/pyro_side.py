@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 __all__ = [
-    "activation", "automatic", "blind", "build", "chain", "densities", "discretized_logistic",
+    "activation", "automatic", "batches", "blind", "build", "chain", "densities",
+    "discretized_logistic",
     "double", "eager", "gradients", "guide_of", "hasty", "independent", "is_guide",
     "is_training", "loss", "loss_of", "mutated", "posterior_of_one_step", "precision",
     "predictive", "prior_guide", "program", "renyi", "set_training", "shapes", "shared",
@@ -24,6 +25,7 @@ import pyro.infer.autoguide
 import torch
 
 from ppl_vae.pyro import DiscretizedLogistic, Guide, Objective, state
+from ppl_vae.pyro.data import DeviceImages
 from ppl_vae.pyro.nets.mlp import ACTIVATIONS
 from ppl_vae.pyro.objective import Means, traces
 from ppl_vae.settings import ObjectiveSettings
@@ -39,6 +41,13 @@ def build(model_class: Any, guide_class: Any, x_shape: Any, arguments: Any, seed
 
 def activation(name: str, x: Any) -> Any:
     return np.asarray(ACTIVATIONS[name](torch.as_tensor(x)))
+
+
+def batches(images: Any, count: int) -> list[Any]:
+    """All images as a likelihood would score them, several times over, numpy."""
+    data = DeviceImages(images, torch.device("cpu"), torch.float32)
+    with seeded(0):
+        return [data.batch(slice(None)).numpy() for _ in range(count)]
 
 
 def eager() -> Any:
