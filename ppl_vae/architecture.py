@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["Architecture", "check_batch", "check_cover", "check_images", "check_levels", "natural"]
+__all__ = [
+    "Architecture",
+    "check_batch",
+    "check_chain",
+    "check_cover",
+    "check_images",
+    "check_levels",
+    "natural",
+]
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -106,6 +114,19 @@ def check_levels(x_shape: Sequence[int], latents: Sequence[int], channels: Seque
             f"channels: expected one number more than latents, for the full size and each of "
             f"{len(latents)} levels, all at least 1, came {tuple(channels)} for latents "
             f"{tuple(latents)}: list both from the image up"
+        )
+
+
+def check_chain(count: int, warmup: int, thin: int, num_leapfrogs: int, batch_norm: str) -> None:
+    """UsageError where a chain cannot run so."""
+    numbers = {"count": count, "warmup": warmup, "thin": thin, "num_leapfrogs": num_leapfrogs}
+    for name, value in numbers.items():
+        if value < 1:
+            raise UsageError(f"{name}: expected at least 1, came {value}")
+    if batch_norm != "running":
+        raise UsageError(
+            f"batch_norm: expected running for chains, came {batch_norm}: all moves need one and "
+            "the same model"
         )
 
 

@@ -4,7 +4,8 @@ An image is a file of the run's size, or a number: that image of the test split.
 (`ppl_vae.data.masks.KINDS`) or a picture, bright where the image is known. The sheet has a row an
 image: itself, what is known of it, its completions, and below each the nearest training image.
 Where the run's images are binary the image is binarised once for the program; what is written shows
-the image's own bytes wherever it is known.
+the image's own bytes wherever it is known. A run that was trained on whole images fills in too, by
+chains of moves on its latents (`infer_missing`), at temperature 1.
 """
 
 from __future__ import annotations
@@ -34,11 +35,6 @@ def inpaint(args: Namespace) -> None:
 
     run = Run.open(args.run)
     recipe = Recipe.from_dict(run.recipe)
-    if not recipe.data.masks:
-        raise UsageError(
-            f"{run.path}: trained on whole images: inpaint takes a run whose recipe sets "
-            "data.masks and whose model fills in, such as inpaint-digits"
-        )
     out = args.out or run.figures / "inpainted.png"
     if out.suffix not in (".png", ".npz"):
         raise UsageError(f"--out: expected a .png or .npz file, came {out}: change its ending")
@@ -62,22 +58,20 @@ def _completed(
     images = Images(grey)
     if data.test.binarization == "static":  # as test images are, once
         images = images.fixed(args.seed)
-    model, _ = load(run, ppl, args.weights)
-    means = room(ppl).complete(
-        model,
-        images.with_masks(masks),
-        args.count,
-        temperature=args.temperature,
-        seed=args.seed,
-        batch_norm=args.batch_norm,
-    )
-    drawn = np.round(np.asarray(means) * 255).clip(0, 255).astype(np.uint8)
-    return np.where(masks.astype(bool), grey, drawn)
+    model, guide = load(run, ppl, args.weights)
+    asked = images.with_masks(masks)
+    drawn = {"seed": args.seed, "batch_norm": args.batch_norm}
+    if data.test.masked:
+        means = room(ppl).complete(model, asked, args.count, temperature=args.temperature, **drawn)
+    else:
+        means = room(ppl).infer_missing(model, guide, asked, args.count, **drawn)
+    shown = np.round(np.asarray(means) * 255).clip(0, 255).astype(np.uint8)
+    return np.where(masks.astype(bool), grey, shown)
 
 
 def _image(given: str, data: Dataset) -> Any:
     """(c, h, w) uint8 grey values of a file or of a test image."""
-    channels, height, width = data.x_shape[0] - 1, *data.x_shape[1:]
+    channels, height, width = data.test.pixels.shape[1:]
     if given.isdecimal():
         if int(given) >= len(data.test):
             raise UsageError(

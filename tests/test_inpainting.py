@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import test_contract as contract
 import test_parity as parity
+from conjugate import LINEAR
 from PIL import Image
 from zoo import PPLS, X_SHAPE, Case, images, noisy, room, side
 
@@ -208,6 +209,34 @@ def test_masks_are_fresh_at_every_use(ppl: str) -> None:
         np.testing.assert_array_equal(batch[:, :1], 1)
         drawn = {tuple(mask) for mask in batch[:, 1].reshape(-1, 4).astype(int)}
         assert drawn == {tuple(mask) for mask in masks.reshape(-1, 4).tolist()}
+
+
+# Any other model, by inference
+
+
+@pytest.mark.parametrize("ppl", PPLS)
+def test_inference_given_known_pixels(ppl: str) -> None:
+    """x = W z + b + noise: E[x | known] and the deviation of its mean are known."""
+    known = np.array([[1, 0], [0, 1]])
+    x = np.concatenate([LINEAR.x, np.broadcast_to(known, (5, 1, 2, 2))], axis=1)
+    with side(ppl).precision("float64"):
+        pair = LINEAR.programs(ppl)
+        settings = {"warmup": 150, "thin": 2, "num_leapfrogs": 8, "block": 5}
+        found = room(ppl).infer_missing(*pair, x, 250, **settings)
+    seen = known.reshape(-1) == 1
+    weight, noise = LINEAR.weight[seen], LINEAR.noise
+    covariance = np.linalg.inv(np.eye(LINEAR.num_latents) + weight.T @ weight / noise**2)
+    rest = LINEAR.x.reshape(5, 4)[:, seen] - LINEAR.bias[seen]
+    mean = rest @ weight @ covariance / noise**2 @ LINEAR.weight.T + LINEAR.bias
+    scale = np.sqrt(np.diag(LINEAR.weight @ covariance @ LINEAR.weight.T))
+    draws = found.reshape(250, 5, 4)
+    np.testing.assert_array_equal(
+        draws[..., seen], np.broadcast_to(x[:, 0], (250, 5, 2, 2))[..., known == 1]
+    )
+    error = (draws.mean(0) - mean)[:, ~seen] / scale[~seen]
+    assert np.abs(error).max() < 4.5 / np.sqrt(60), error  # as if 60 draws were independent
+    np.testing.assert_allclose(draws.std(0)[:, ~seen].mean(0), scale[~seen], rtol=0.15)
+    assert np.abs((mean - LINEAR.bias)[:, ~seen] / scale[~seen]).max() > 1
 
 
 # Data

@@ -163,6 +163,10 @@ class Images:
         self._check_masks(masks, None)
         return replace(self, masks=masks)
 
+    def without_masks(self) -> Images:
+        """The images alone."""
+        return replace(self, images=self.pixels, masks=None, masked=False)
+
     def _check_masks(self, masks: Array, count: int | None) -> None:
         height, width = self.images.shape[2:]
         wanted = (len(masks) if count is None else count, 1, height, width)

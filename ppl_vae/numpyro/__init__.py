@@ -4,6 +4,7 @@ from ppl_vae.numpyro.bind import bind
 from ppl_vae.numpyro.build import build
 from ppl_vae.numpyro.distributions import DiscretizedLogistic
 from ppl_vae.numpyro.guide import Guide, Site, data_shape, latent_sites
+from ppl_vae.numpyro.hidden import infer_missing, known_only
 from ppl_vae.numpyro.inference import (
     log_weights,
     posterior_moments,
@@ -29,6 +30,8 @@ __all__ = [
     "complete",
     "data_shape",
     "fit",
+    "infer_missing",
+    "known_only",
     "latent_sites",
     "load_state",
     "log_weights",

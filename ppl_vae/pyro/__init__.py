@@ -4,6 +4,7 @@ from ppl_vae.pyro.bind import bind
 from ppl_vae.pyro.build import build
 from ppl_vae.pyro.distributions import DiscretizedLogistic
 from ppl_vae.pyro.guide import Guide, Site, data_shape, latent_sites
+from ppl_vae.pyro.hidden import infer_missing, known_only
 from ppl_vae.pyro.inference import (
     log_weights,
     posterior_moments,
@@ -29,6 +30,8 @@ __all__ = [
     "complete",
     "data_shape",
     "fit",
+    "infer_missing",
+    "known_only",
     "latent_sites",
     "load_state",
     "log_weights",
