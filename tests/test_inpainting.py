@@ -364,6 +364,25 @@ def test_inpaint(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     np.testing.assert_array_equal(tiles[:, 100:148:6], drawn)
 
 
+def test_inpaint_by_inference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run on whole images takes the same command."""
+    path = tmp_path / "run"
+    tiny = "model.init_args={latents: [2, 2], hidden: [8, 8], layers: 1}"
+    argv = ["train", "lvae-digits", "--out", str(path), "--set", tiny]
+    assert cli.main([*argv, "--set", "training.epochs=1"]) == 0
+    out = tmp_path / "numbers.npz"
+    argv = ["inpaint", str(path), "5", "--mask", "half", "--count", "2", "--out", str(out)]
+    assert cli.main(argv) == 0
+    with np.load(out) as found:
+        known = found["known"][0, 0] == 1
+        assert found["completions"].shape == (2, 1, 1, 8, 8)
+        for one in found["completions"][:, 0, 0]:
+            np.testing.assert_array_equal(one[known], found["x"][0, 0][known])
+        assert (found["completions"][0] != found["completions"][1]).any()
+
+
 def test_check(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["evaluate", str(run), "--samples", "2", "--images", "6", "--check", "inpainting"]
     sets = ["kinds='half,strokes'", "samples=2", "count=2"]

@@ -3,7 +3,8 @@
 For each kind of mask: log p(missing | known) by importance weighting, PSNR and SSIM of the mean and
 of the best of a few completions, their diversity; and the same for the mean of the training
 images, the training image nearest on the known pixels, and the biharmonic equation. Completions are
-means of the likelihood for one draw of the latents each.
+means of the likelihood for one draw of the latents each. A model that was trained on whole images
+fills in by inference (`infer_missing`), without a log probability.
 """
 
 from __future__ import annotations
@@ -65,18 +66,13 @@ def judge(subject: Subject, settings: Settings) -> Finding:
     """Scores by kind of mask and filling.
 
     Raises:
-        UsageError: a model that does not fill in, or no training images at hand.
+        UsageError: no training images at hand.
     """
     import xarray as xr
 
-    if subject.data is None or not subject.images.masked:
-        name = type(subject.model).__name__
-        raise UsageError(
-            f"{NAME}: expected a run on images with masks, came {name} without: train with "
-            "data.masks set and a model that fills in, such as recipe inpaint-digits"
-        )
-    images = subject.images[: settings.images]
-    plain = Images(images.pixels, images.labels, images.binarization)
+    if subject.data is None:
+        raise UsageError(f"{NAME}: expected a data set with training images, came none: give one")
+    plain = subject.images[: settings.images].without_masks()
     found, pictures, told = [], [], {}
     for kind in settings.names:
         masks = draw_masks(kind, len(plain), plain.x_shape[1:], subject.seed)
@@ -109,14 +105,19 @@ def _of_kind(
     asked = plain.with_masks(masks)
     known = masks.astype(bool)
     programs, drawn = subject.programs, subject.drawn
-    weights = programs.log_weights(*subject.pair, asked, settings.samples, **drawn)
-    draws = programs.complete(subject.model, asked, settings.count, **drawn)
+    nan = np.full(len(plain), np.nan)
+    if subject.images.masked:
+        weights = programs.log_weights(*subject.pair, asked, settings.samples, **drawn)
+        log_prob = -importance_weighted_nll(weights).nll.values
+        draws = programs.complete(subject.model, asked, settings.count, **drawn)
+    else:
+        log_prob = nan
+        draws = programs.infer_missing(*subject.pair, asked, settings.count, **drawn)
     values = plain.images / (1.0 if plain.binarization == "static" else 255.0)
     scores = completion_scores(values, known, draws)
-    nan = np.full(len(plain), np.nan)
     rows = {
         "model, mean": {
-            "log_prob": -importance_weighted_nll(weights).nll.values,
+            "log_prob": log_prob,
             "psnr": scores.psnr_mean.values,
             "ssim": scores.ssim_mean.values,
             "diversity": scores.diversity.values,

@@ -63,7 +63,7 @@ def infer_missing(
     warmup: int = 100,
     thin: int = 10,
     num_leapfrogs: int = 10,
-    block: int = 8,
+    block: int = 32,
     params: dict[str, Any] | None = None,
     seed: int = 0,
     batch_norm: str = "running",
