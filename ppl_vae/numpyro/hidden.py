@@ -35,12 +35,19 @@ ROUNDS = 10  # of filling in before the chain begins
 class known_only(Messenger):
     """Handler: the data's site "x" scores its pixels where `known` (n, 1, h, w) is true, alone.
 
-    `known_only(model, known)(x)` is the program whose posterior is p(z | known pixels).
+    `known_only(known)(model)(x)` is the program whose posterior is p(z | known pixels).
     """
 
-    def __init__(self, fn: Any = None, known: Any = None) -> None:
-        super().__init__(fn)
+    def __init__(self, known: Any) -> None:
+        super().__init__()
         self.known = known
+
+    def __call__(self, program: Any) -> Any:
+        def hidden(*args: Any, **kwargs: Any) -> Any:
+            with self:
+                return program(*args, **kwargs)
+
+        return hidden
 
     def process_message(self, msg: Any) -> None:
         if msg["type"] != "sample" or msg["name"] != "x" or not msg["is_observed"]:
@@ -99,7 +106,7 @@ def _chain_of(model: Any, guide: Any, values: Any, how: tuple[int, int, int, int
 
     def program(image: Array, known: Array) -> Any:
         with handlers.substitute(data=fresh(values)):
-            return known_only(model, known)(image)
+            return known_only(known)(model)(image)
 
     kernel = HMC(program, num_steps=num_leapfrogs, trajectory_length=None, step_size=0.1)
     mcmc = MCMC(kernel, num_warmup=warmup, num_samples=count * thin, progress_bar=False)
