@@ -21,7 +21,7 @@ from evaluation.pictures import nearest_images
 Array: TypeAlias = npt.NDArray[Any]
 
 GAP, PAPER, HIDDEN = 2, 205, 128  # pixels between tiles; grey of the paper; of what is missing
-TILE = 48  # pixels a tile is enlarged to, by whole factors, and at least as it is
+TILE = 64  # pixels a tile is enlarged to, by whole factors, and at least as it is
 
 
 def completion_sheet(

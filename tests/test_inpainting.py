@@ -358,10 +358,10 @@ def test_inpaint(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         np.testing.assert_array_equal(found["completions"][:, 0, 0, known], [grey[known]] * 2)
         drawn = found["completions"][0, 0, 0]
     sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
-    tiles = sheet[2 : 2 + 48 : 6, 2:]  # each pixel six times as large, two between tiles
-    np.testing.assert_array_equal(tiles[:, :48:6], grey)
-    np.testing.assert_array_equal(tiles[:, 50:98:6], np.where(known, grey, 128))
-    np.testing.assert_array_equal(tiles[:, 100:148:6], drawn)
+    tiles = sheet[2 : 2 + 64 : 8, 2:]  # each pixel eight times as large, two between tiles
+    np.testing.assert_array_equal(tiles[:, :64:8], grey)
+    np.testing.assert_array_equal(tiles[:, 66:130:8], np.where(known, grey, 128))
+    np.testing.assert_array_equal(tiles[:, 132:196:8], drawn)
 
 
 def test_inpaint_by_inference(
