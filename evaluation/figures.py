@@ -76,7 +76,10 @@ def learning_curves(history: xr.Dataset, path: str | Path) -> Path:
 
 
 def kl_by_site(history: xr.Dataset, path: str | Path) -> Path:
-    """KL of each site over training: stacked, so that the height is the sum, and logarithmic."""
+    """KL of each site over training: stacked, so that the height is the sum, and logarithmic.
+
+    Where there are validation images their curves are dotted: what gapes is overfitting.
+    """
     require(history, "kl", "site")
     x, kl = epoch(history), np.maximum(values_of(history, "kl"), 0.0)
     sites = [str(site) for site in history["site"].values]
@@ -90,12 +93,16 @@ def kl_by_site(history: xr.Dataset, path: str | Path) -> Path:
             stacked.bar([x[0]] * len(sites), kl[0], 0.5, bottoms, color=colours)
         for value, colour in zip(kl.T, colours, strict=True):
             lines.plot(x, np.where(value > 0, value, np.nan), color=colour, marker=marker(x))
+        validated = "valid_kl" in history
+        if validated:
+            for value, colour in zip(values_of(history, "valid_kl").T, colours, strict=True):
+                lines.plot(x, np.where(value > 0, value, np.nan), color=colour, linestyle=":")
         lines.set_yscale("log")
         lines.set_ylim(bottom=max(1e-3, 0.5 * float(kl[kl > 0].min(initial=1.0))))
         stacked.set_ylim(0.0, None)
         for ax, title in (
             (stacked, "Stacked: the height is the total"),
-            (lines, "Each site, logarithmic"),
+            (lines, "Each site" + (", validation dotted" if validated else ", logarithmic")),
         ):
             ax.set_title(title)
             ax.set_ylabel("KL, nats per image")

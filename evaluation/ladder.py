@@ -63,7 +63,7 @@ def likelihood_ladder(
     log_weights: Any | Iterable[Any],
     *,
     ladder: Sequence[int] | None = None,
-    num_dims: int | None = None,
+    num_dims: float | None = None,
 ) -> xr.Dataset:
     r"""`importance_weighted_nll` of one stream, and L_K of the same samples at every rung.
 

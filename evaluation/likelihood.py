@@ -47,7 +47,7 @@ _SCALARS = {
 
 
 def importance_weighted_nll(
-    log_weights: Any | Iterable[Any], *, num_dims: int | None = None
+    log_weights: Any | Iterable[Any], *, num_dims: float | None = None
 ) -> xr.Dataset:
     r"""Negative log-likelihood of each image by L_K, its error and its diagnostics.
 
@@ -56,7 +56,8 @@ def importance_weighted_nll(
             such blocks, in order, which is worked off block by block: memory is that of the largest
             block and some numbers an image. A DataArray is read by its dims "sample" and "image".
             -inf is a weight of zero. NaN and +inf are refused, never filtered.
-        num_dims: numbers in an image (channels x height x width), for bits per dimension.
+        num_dims: numbers scored in an image (channels x height x width, a mean where parts are
+            hidden), for bits per dimension.
 
     Returns:
         `nll`, `elbo`, `ess`, `pareto_k`: (image,); scalars `nll_mean`, `nll_se`, `elbo_mean`,
@@ -209,7 +210,7 @@ def _pareto_k(log_w: Array, precision: float) -> tuple[float, str]:
     return math.inf, "inf: the weights span too many orders of magnitude to fit"
 
 
-def _dataset(measured: list[_Measured], num_samples: int, num_dims: int | None) -> xr.Dataset:
+def _dataset(measured: list[_Measured], num_samples: int, num_dims: float | None) -> xr.Dataset:
     images = len(measured)
     values = {name: np.array([getattr(m, name) for m in measured]) for name in _ONE_IMAGE}
     scalars: dict[str, float | int] = {"num_samples": num_samples, "num_images": images}

@@ -5,9 +5,11 @@ from __future__ import annotations
 __all__ = [
     "Architecture",
     "check_batch",
+    "check_chain",
     "check_cover",
     "check_held",
     "check_images",
+    "check_levels",
     "check_pairs",
     "check_units",
     "natural",
@@ -102,6 +104,34 @@ def check_images(images: Any, model: Any) -> None:
     x_shape = getattr(model, "x_shape", None)
     if x_shape is not None:
         check_batch(images, None, x_shape)
+
+
+def check_levels(x_shape: Sequence[int], latents: Sequence[int], channels: Sequence[int]) -> None:
+    """UsageError where a hierarchy of maps over images with masks cannot be built."""
+    if len(x_shape) != 3 or x_shape[0] < 2:
+        raise UsageError(
+            f"x_shape: expected (channels + 1, height, width), the mask as last channel, came "
+            f"{tuple(x_shape)}: hide a part of the images (data.masks), or count the mask's channel"
+        )
+    if not latents or len(channels) != len(latents) + 1 or min(*latents, *channels) < 1:
+        raise UsageError(
+            f"channels: expected one number more than latents, for the full size and each of "
+            f"{len(latents)} levels, all at least 1, came {tuple(channels)} for latents "
+            f"{tuple(latents)}: list both from the image up"
+        )
+
+
+def check_chain(count: int, warmup: int, thin: int, num_leapfrogs: int, batch_norm: str) -> None:
+    """UsageError where a chain cannot run so."""
+    numbers = {"count": count, "warmup": warmup, "thin": thin, "num_leapfrogs": num_leapfrogs}
+    for name, value in numbers.items():
+        if value < 1:
+            raise UsageError(f"{name}: expected at least 1, came {value}")
+    if batch_norm != "running":
+        raise UsageError(
+            f"batch_norm: expected running for chains, came {batch_norm}: all moves need one and "
+            "the same model"
+        )
 
 
 def check_cover(guide: Mapping[str, Any], model: Mapping[str, Any]) -> None:

@@ -39,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "evaluate": commands.evaluate,
             "sample": commands.sample,
             "reconstruct": commands.reconstruct,
+            "inpaint": commands.inpaint,
             "compare": commands.compare,
             "convert": commands.convert,
         }[args.verb](args)
@@ -90,6 +91,7 @@ def _parser() -> Parser:
     _study(verbs)
     _evaluate(verbs)
     _draws(verbs)
+    _inpaint(verbs)
     compare = _verb(verbs, "compare", "put evaluated runs side by side")
     compare.add_argument(
         "runs", nargs="+", type=Path, metavar="RUN", help="runs, or folders of runs"
@@ -191,6 +193,21 @@ def _convert(verbs: Any) -> None:
     convert.add_argument("--data", type=Path, metavar="PATH", help="your copy of the images")
     convert.add_argument("--config", metavar="NAME", help="vdvae: its data set, or a YAML file")
     convert.add_argument("--ema", type=Path, metavar="FILE", help="vdvae: the averaged weights")
+
+
+def _inpaint(verbs: Any) -> None:
+    inpaint = _verb(verbs, "inpaint", "fill in what is missing of images")
+    _of_run(inpaint)
+    inpaint.add_argument(
+        "images", nargs="+", metavar="IMAGE", help="a file, or a number: that test image, from 0"
+    )
+    inpaint.add_argument(
+        "--mask", required=True, metavar="MASK",
+        help="centre, half, rectangles, strokes, or a picture, bright where the image is known",
+    )  # fmt: skip
+    inpaint.add_argument("--count", type=_count, default=8, metavar="N", help="of each image (8)")
+    inpaint.add_argument("--temperature", type=float, default=1.0, help="scale of prior's noise")
+    inpaint.add_argument("--out", type=Path, metavar="FILE", help="a .png sheet, or .npz")
 
 
 def _of_run(verb: argparse.ArgumentParser) -> None:

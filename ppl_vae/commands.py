@@ -6,6 +6,7 @@ __all__ = [
     "compare",
     "convert",
     "evaluate",
+    "inpaint",
     "list_known",
     "reconstruct",
     "sample",
@@ -25,6 +26,7 @@ import numpy as np
 
 from ppl_vae import experiment, recipes, studies
 from ppl_vae.errors import UsageError
+from ppl_vae.inpainting import inpaint
 from ppl_vae.judging import CHECKS, Subject
 from ppl_vae.overrides import Change, parse_sweep
 from ppl_vae.recipes import Recipe
@@ -132,7 +134,7 @@ def sample(args: Namespace) -> None:
     """Draws from the prior, into a picture or a file of numbers."""
     from evaluation import figures
 
-    run, _, ppl = _opened(args)
+    run, recipe, ppl = _opened(args)
     model, _, which = _loaded(args, run, ppl)
     temperature = read_temperature(args.temperature)
     drawn = {"temperature": temperature, "batch_norm": args.batch_norm, "seed": args.seed}
@@ -143,7 +145,9 @@ def sample(args: Namespace) -> None:
         np.savez_compressed(out, **arrays)
     else:
         title = f"Prior samples, temperature {args.temperature}, {which} weights"
-        figures.image_grid(np.asarray(draws["x_mean"]), out, limit=args.count, title=title)
+        means = np.asarray(draws["x_mean"])
+        means = means[:, :-1] if recipe.data.masks else means  # without a mask's channel
+        figures.image_grid(means, out, limit=args.count, title=title)
     print(out)
 
 
@@ -156,12 +160,13 @@ def reconstruct(args: Namespace) -> None:
     images = experiment.data_of(run, recipe).test.take(args.count)
     drawn = {"seed": args.seed, "batch_norm": args.batch_norm}
     means = np.asarray(room(ppl).reconstruct(model, guide, images, **drawn))
+    means = means[:, : images.pixels.shape[1]]  # without a mask's channel
     out = _out(args.out, run.figures / "test_reconstructions.png")
     if out.suffix == ".npz":
-        np.savez_compressed(out, x=images.images, x_mean=means)
+        np.savez_compressed(out, x=images.pixels, x_mean=means)
     else:
         title = f"Test images and their reconstructions, {which} weights"
-        figures.reconstructions(images.images, means, out, limit=args.count, title=title)
+        figures.reconstructions(images.pixels, means, out, limit=args.count, title=title)
     print(out)
 
 

@@ -14,8 +14,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ppl_vae import judging
 from ppl_vae.judging import Finding, Subject
 from ppl_vae.overrides import override
@@ -113,7 +111,7 @@ def _likelihood(subject: Subject, num_samples: int) -> xr.Dataset:
         *subject.pair, images, num_samples, **subject.drawn
     )
     return likelihood_ladder(
-        _progress(blocks, len(images), f"L_{num_samples}"), num_dims=int(np.prod(images.x_shape))
+        _progress(blocks, len(images), f"L_{num_samples}"), num_dims=images.num_dims
     )
 
 

@@ -119,18 +119,19 @@ def _draw(run: Run, data: Dataset, pair: tuple[Any, Any], history: xr.Dataset) -
         figures.kl_by_site(history, folder / "kl_by_site.png")
     if "posterior_loc" in history:
         figures.posterior_range(history, folder / "posterior_range.png")
+    shown = data.test.take(min(SHOWN, len(data.test)))
+    channels = shown.pixels.shape[1]  # without a mask's
     if history.sizes.get("site"):  # without latents there is nothing to reconstruct from
-        shown = data.test.take(min(SHOWN, len(data.test)))
-        means = np.asarray(programs.reconstruct(*pair, shown))
+        means = np.asarray(programs.reconstruct(*pair, shown))[:, :channels]
         title = "Test images and their reconstructions, last weights"
         path = folder / "reconstructions.png"
-        figures.reconstructions(shown.images, means, path, limit=SHOWN, title=title)
-    drawn = np.asarray(programs.sample(pair[0], SHOWN)["x_mean"])
+        figures.reconstructions(shown.pixels, means, path, limit=SHOWN, title=title)
+    drawn = np.asarray(programs.sample(pair[0], SHOWN)["x_mean"])[:, :channels]
     title = "Prior samples and their nearest training images, last weights"
     path = folder / "samples_and_nearest.png"
-    figures.samples_with_neighbours(drawn, data.train.images, path, limit=SHOWN, title=title)
+    figures.samples_with_neighbours(drawn, data.train.pixels, path, limit=SHOWN, title=title)
     kept = sorted((run.path / "samples").glob("epoch-*.npy"))
-    over_time = [(int(path.stem.partition("-")[2]), np.load(path)) for path in kept]
+    over_time = [(int(path.stem.partition("-")[2]), np.load(path)[:, :channels]) for path in kept]
     if over_time:
         figures.samples_over_time(over_time, folder / "samples_over_time.png")
 

@@ -48,6 +48,7 @@ class DataSettings:
         path: a folder of images or a .npy / .npz file, for the sets of one's own.
         seed: of what is drawn once: the binarisation of validation and test images.
         image_size: side that the images of a folder are brought to, or sprites drawn at.
+        masks: kinds of masks that hide a part of each image, for models that fill it in.
     """
 
     name: str
@@ -56,6 +57,7 @@ class DataSettings:
     path: str | None = None
     seed: int = 0
     image_size: int | None = None
+    masks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -194,7 +194,8 @@ def _reconstructions(subject: Subject) -> Chapter:
     means = np.asarray(subject.programs.reconstruct(*subject.pair, images, **subject.drawn))
     caption = "Test images, each above the mean of p(x | z) for one draw z from the guide."
     picture = _picture(subject, "report_reconstructions.png", caption)
-    figures.reconstructions(images.images, means, picture.path, limit=SHOWN)
+    channels = images.pixels.shape[1]  # without a mask's
+    figures.reconstructions(images.pixels, means[:, :channels], picture.path, limit=SHOWN)
     return Chapter("Reconstructions", pictures=[picture])
 
 
@@ -204,7 +205,7 @@ def _samples(subject: Subject) -> Chapter:
     from evaluation.page import Chapter
 
     draws = subject.programs.sample(subject.model, SHOWN, **subject.drawn)
-    means = np.asarray(draws["x_mean"])
+    means = np.asarray(draws["x_mean"])[:, : subject.images.pixels.shape[1]]  # without a mask's
     caption = "Means of p(x | z) for draws z from the prior"
     if subject.data is None:
         picture = _picture(subject, "report_samples.png", f"{caption}.")
@@ -213,7 +214,7 @@ def _samples(subject: Subject) -> Chapter:
     caption += ", each above its nearest training image (Euclidean over grey values in [0, 1]): a "
     caption += "sample that is a training image would show memorisation."
     picture = _picture(subject, "report_samples.png", caption)
-    figures.samples_with_neighbours(means, subject.data.train.images, picture.path, limit=SHOWN)
+    figures.samples_with_neighbours(means, subject.data.train.pixels, picture.path, limit=SHOWN)
     return Chapter("Prior samples", pictures=[picture])
 
 

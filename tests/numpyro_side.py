@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 __all__ = [
-    "activation", "asked_target", "automatic", "blind", "build", "chain", "copying", "densities",
-    "discretized_logistic",
+    "activation", "asked_target", "automatic", "batches", "blind", "build", "chain", "copying",
+    "densities", "discretized_logistic",
     "double", "eager", "gradients", "guide_of", "hasty", "independent", "is_guide",
     "is_training", "loss", "loss_of", "mutated", "posterior_of_one_step", "precision",
     "predictive", "prior_guide", "program", "renyi", "set_training", "shapes", "shared",
@@ -31,6 +31,7 @@ from ppl_vae.numpyro import DiscretizedLogistic, Guide, Objective, state
 from ppl_vae.numpyro.asking import batch_norms
 from ppl_vae.numpyro.bind import SiteRecorder, StateRecorder, write_back
 from ppl_vae.numpyro.build import as_dtype
+from ppl_vae.numpyro.data import DeviceImages
 from ppl_vae.numpyro.guide import set_mode
 from ppl_vae.numpyro.nets.mlp import ACTIVATIONS
 from ppl_vae.numpyro.objective import Means, traces
@@ -50,6 +51,12 @@ def activation(name: str, x: Any) -> Any:
 def asked_target(model: Any, x: Any) -> Any:
     """What a model scores of images."""
     return np.asarray(model.target(jnp.asarray(x)))
+
+
+def batches(images: Any, count: int) -> list[Any]:
+    """All images as a likelihood would score them, several times over, numpy."""
+    data = DeviceImages(images, None, jnp.float32)
+    return [np.asarray(data.batch(slice(None), jax.random.key(i))) for i in range(count)]
 
 
 def eager() -> Any:

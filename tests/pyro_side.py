@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 __all__ = [
-    "activation", "asked_target", "automatic", "blind", "build", "chain", "copying", "densities",
-    "discretized_logistic",
+    "activation", "asked_target", "automatic", "batches", "blind", "build", "chain", "copying",
+    "densities", "discretized_logistic",
     "double", "eager", "gradients", "guide_of", "hasty", "independent", "is_guide",
     "is_training", "loss", "loss_of", "mutated", "posterior_of_one_step", "precision",
     "predictive", "prior_guide", "program", "renyi", "set_training", "shapes", "shared",
@@ -25,6 +25,7 @@ import pyro.infer.autoguide
 import torch
 
 from ppl_vae.pyro import DiscretizedLogistic, Guide, Objective, state
+from ppl_vae.pyro.data import DeviceImages
 from ppl_vae.pyro.nets.mlp import ACTIVATIONS
 from ppl_vae.pyro.objective import Means, traces
 from ppl_vae.settings import ObjectiveSettings
@@ -45,6 +46,13 @@ def activation(name: str, x: Any) -> Any:
 def asked_target(model: Any, x: Any) -> Any:
     """What a model scores of images."""
     return model.target(torch.as_tensor(x)).numpy()
+
+
+def batches(images: Any, count: int) -> list[Any]:
+    """All images as a likelihood would score them, several times over, numpy."""
+    data = DeviceImages(images, torch.device("cpu"), torch.float32)
+    with seeded(0):
+        return [data.batch(slice(None)).numpy() for _ in range(count)]
 
 
 def eager() -> Any:

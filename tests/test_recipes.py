@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from ppl_vae import data, recipes
+from ppl_vae.data.masks import draw_mixed
 from ppl_vae.errors import UsageError
 from ppl_vae.overrides import parse_sweep
 from ppl_vae.recipes import Recipe
@@ -81,6 +82,9 @@ def test_shipped_recipe_trains(name: str, ppl: str) -> None:
         x_shape = (3, 32, 32)
     grey = np.random.default_rng(0).integers(0, 256, (16, *x_shape)).astype(np.uint8)
     images = data.Images(grey, binarization=recipe.data.binarization)
+    if recipe.data.masks:
+        masks = draw_mixed(recipe.data.masks, 32, images.x_shape[1:])
+        images = images.with_fresh_masks(masks)
     pair = recipes.build(recipe, ppl, images.x_shape)
     settings = dataclasses.asdict(recipe.training)
     fitted = room(ppl).fit(*pair, images, objective=recipe.objective, progress=False, **settings)

@@ -2,6 +2,7 @@
 
 from guides.numpyro.bottom_up import BottomUpGuide
 from guides.numpyro.iaf import IAFGuide
+from guides.numpyro.inpainting import InpaintingGuide
 from guides.numpyro.ladder import LadderGuide
 from guides.numpyro.mean_field import MeanFieldGuide
 from guides.numpyro.no_latents import NoLatentsGuide
@@ -12,6 +13,7 @@ from guides.numpyro.very_deep import VeryDeepGuide
 __all__ = [
     "BottomUpGuide",
     "IAFGuide",
+    "InpaintingGuide",
     "LadderGuide",
     "MeanFieldGuide",
     "NVAEGuide",

@@ -2,6 +2,7 @@
 
 from guides.pyro.bottom_up import BottomUpGuide
 from guides.pyro.iaf import IAFGuide
+from guides.pyro.inpainting import InpaintingGuide
 from guides.pyro.ladder import LadderGuide
 from guides.pyro.mean_field import MeanFieldGuide
 from guides.pyro.no_latents import NoLatentsGuide
@@ -12,6 +13,7 @@ from guides.pyro.very_deep import VeryDeepGuide
 __all__ = [
     "BottomUpGuide",
     "IAFGuide",
+    "InpaintingGuide",
     "LadderGuide",
     "MeanFieldGuide",
     "NVAEGuide",

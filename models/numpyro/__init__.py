@@ -1,6 +1,7 @@
 """Generative models in NumPyro."""
 
 from models.numpyro.hierarchical import HierarchicalVAE
+from models.numpyro.inpainting import InpaintingVAE
 from models.numpyro.nvae import NVAE
 from models.numpyro.pixel_vae import HierarchicalPixelVAE, PixelCNN, PixelVAE
 from models.numpyro.vae import VAE
@@ -9,6 +10,7 @@ from models.numpyro.very_deep import VeryDeepVAE
 __all__ = [
     "HierarchicalPixelVAE",
     "HierarchicalVAE",
+    "InpaintingVAE",
     "NVAE",
     "PixelCNN",
     "PixelVAE",

@@ -1,6 +1,7 @@
 """Generative models in Pyro."""
 
 from models.pyro.hierarchical import HierarchicalVAE
+from models.pyro.inpainting import InpaintingVAE
 from models.pyro.nvae import NVAE
 from models.pyro.pixel_vae import HierarchicalPixelVAE, PixelCNN, PixelVAE
 from models.pyro.vae import VAE
@@ -9,6 +10,7 @@ from models.pyro.very_deep import VeryDeepVAE
 __all__ = [
     "HierarchicalPixelVAE",
     "HierarchicalVAE",
+    "InpaintingVAE",
     "NVAE",
     "PixelCNN",
     "PixelVAE",

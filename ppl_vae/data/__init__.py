@@ -11,6 +11,8 @@ from __future__ import annotations
 
 __all__ = ["Dataset", "Factors", "Images", "Source", "load", "names", "source"]
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -29,8 +31,11 @@ from ppl_vae.data import (
 )
 from ppl_vae.data.binarization import check_seed
 from ppl_vae.data.images import BINARIZATIONS, Dataset, Factors, Images, Source
+from ppl_vae.data.masks import check_kinds, draw_mixed
 from ppl_vae.data.splits import hold_out
 from ppl_vae.errors import UsageError, nearest
+
+NUM_MASKS = 4096  # that training draws from
 
 _READERS = {
     "cifar10": cifar10,
@@ -72,6 +77,7 @@ def load(
     path: str | Path | None = None,
     seed: int = 0,
     image_size: int | None = None,
+    masks: Sequence[str] = (),
 ) -> Dataset:
     """Load a set of images; the first time, and unless it is at hand, download it.
 
@@ -86,20 +92,30 @@ def load(
         seed: of the draws that are made once: test images take `seed`, the others `seed` + 1.
         image_size: for "folder", the side in pixels to crop and rescale images to; for "sprites",
             the side to draw them at.
+        masks: kinds of masks (`ppl_vae.data.masks`) that hide a part of each image, equally often;
+            none hides nothing. Images then carry their mask as a last channel, 1 where a pixel is
+            known: training images a fresh one at every use, out of `NUM_MASKS`, those to validate
+            and test with one drawn once.
 
     Raises:
         UsageError: unknown name, impossible request, missing or damaged files; one line with the
             way out.
     """
     about = source(name, binarization)
-    _check_request(name, about, binarization, seed, image_size)
+    _check_request(name, about, binarization, seed, image_size, masks)
     train, test = _read(name, binarization, path, image_size)
     _check_grey(name, test.x_shape[0], binarization)
-    return _assemble(name, train, test, about, binarization, valid, seed)
+    found = _assemble(name, train, test, about, binarization, valid, seed)
+    return _masked(found, masks, seed) if masks else found
 
 
 def _check_request(
-    name: str, about: Source, binarization: str, seed: int, image_size: int | None
+    name: str,
+    about: Source,
+    binarization: str,
+    seed: int,
+    image_size: int | None,
+    masks: Sequence[str],
 ) -> None:
     """What can be refused before anything is read or downloaded."""
     if binarization not in BINARIZATIONS:
@@ -108,6 +124,8 @@ def _check_request(
             f"{nearest(str(binarization), BINARIZATIONS)}"
         )
     check_seed(seed)
+    if masks:
+        check_kinds(masks)
     if image_size is not None and name not in ("folder", "sprites"):
         raise UsageError(
             f"image_size: expected none for {name!r}, came {image_size}: only 'folder' rescales, "
@@ -156,6 +174,21 @@ def _assemble(
         held = None if held is None else held.fixed(seed + 1)
         test = test.fixed(seed)
     return Dataset(name, kept, held, test, about)
+
+
+def _masked(data: Dataset, kinds: Sequence[str], seed: int) -> Dataset:
+    """Test images take masks of `seed`, the others of `seed` + 1 and + 2."""
+    size = data.x_shape[1:]
+
+    def once(images: Images, seed: int) -> Images:
+        return images.with_masks(draw_mixed(kinds, len(images), size, seed))
+
+    return replace(
+        data,
+        train=data.train.with_fresh_masks(draw_mixed(kinds, NUM_MASKS, size, seed + 2)),
+        valid=None if data.valid is None else once(data.valid, seed + 1),
+        test=once(data.test, seed),
+    )
 
 
 def _grey(images: Images, binarization: Literal["none", "dynamic", "static"]) -> Images:

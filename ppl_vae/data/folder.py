@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-__all__ = ["SOURCE", "read"]
+__all__ = ["SOURCE", "read", "read_image"]
 
 import os
 import warnings
@@ -74,6 +74,11 @@ def read(path: str | Path | None = None, *, image_size: int | None = None) -> tu
     every = _images(files, _classes([(root, files)]), image_size)
     train, test = split_positions(len(files), max(1, round(len(files) / 10)))
     return every[train], every[test]
+
+
+def read_image(file: Path, channels: int) -> npt.NDArray[np.uint8]:
+    """One picture, decoded in full: (channels, height, width); 1 channel is grey, 3 are colour."""
+    return _pixels(file, channels, None)
 
 
 def _read_parts(root: Path, image_size: int | None) -> tuple[Images, Images]:

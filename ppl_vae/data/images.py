@@ -7,13 +7,16 @@ Grey values stay uint8 until they reach the device. What a value means is said b
 - ``"dynamic"``: every use draws a fresh 0 or 1 with probability value / 255
   (Salakhutdinov & Murray 2008; Burda et al. 2016);
 - ``"static"``: the values are 0 and 1 already.
+
+Images of which a part is missing carry their mask as a last channel, 1 where a pixel is known
+(`ppl_vae.data.masks`): stored (`with_masks`), or drawn anew at every use (`with_fresh_masks`).
 """
 
 from __future__ import annotations
 
 __all__ = ["BINARIZATIONS", "Array", "Dataset", "Factors", "Images", "Labels", "Source"]
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -83,6 +86,9 @@ class Images:
         labels: (n,) int64 or None.
         binarization: "none", "dynamic" or "static", see the module's docstring.
         factors: the true factors, for sets that have them.
+        masks: (m, 1, height, width) uint8 of 0 and 1: at every use each image takes one of these
+            at random as its last channel, 1 where a pixel is known.
+        masked: whether the last channel of `images` is such a mask.
 
     Raises:
         UsageError: wrong shape, type or length, or a static set with values other than 0 and 1.
@@ -98,6 +104,8 @@ class Images:
     labels: Labels | None = None
     binarization: Literal["none", "dynamic", "static"] = "none"
     factors: Factors | None = None
+    masks: Array | None = None
+    masked: bool = False
 
     def __post_init__(self) -> None:
         if self.images.ndim != 4 or self.images.dtype != np.uint8:
@@ -125,9 +133,51 @@ class Images:
 
     @property
     def x_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width)."""
+        """(channels, height, width) of a datum, a mask's channel among them."""
         _, channels, height, width = self.images.shape
-        return channels, height, width
+        return channels + (self.masks is not None), height, width
+
+    @property
+    def pixels(self) -> Array:
+        """The images (n, c, h, w) without a mask."""
+        return self.images[:, :-1] if self.masked else self.images
+
+    @property
+    def num_dims(self) -> float:
+        """Numbers that a likelihood scores in an image; under masks the mean of missing ones."""
+        _, channels, height, width = self.pixels.shape
+        every = float(channels * height * width)
+        if self.masked:
+            return every * float((self.images[:, -1] == 0).mean())
+        return every if self.masks is None else every * float((self.masks == 0).mean())
+
+    def with_masks(self, masks: Array) -> Images:
+        """The images with a mask each, (n, 1, height, width) of 0 and 1, as their last channel."""
+        self._check_masks(masks, len(self))
+        top = 1 if self.binarization == "static" else 255
+        stored = np.concatenate([self.images, masks * np.uint8(top)], axis=1)
+        return replace(self, images=stored, masked=True)
+
+    def with_fresh_masks(self, masks: Array) -> Images:
+        """The images, each with one of `masks` at random at every use."""
+        self._check_masks(masks, None)
+        return replace(self, masks=masks)
+
+    def without_masks(self) -> Images:
+        """The images alone."""
+        return replace(self, images=self.pixels, masks=None, masked=False)
+
+    def _check_masks(self, masks: Array, count: int | None) -> None:
+        height, width = self.images.shape[2:]
+        wanted = (len(masks) if count is None else count, 1, height, width)
+        if masks.shape != wanted or masks.dtype != np.uint8 or not len(masks) or masks.max() > 1:
+            raise UsageError(
+                f"masks: expected uint8 of shape ({'m' if count is None else count}, 1, {height}, "
+                f"{width}) of 0 and 1, came {masks.dtype} of shape {masks.shape}: give 1 where a "
+                "pixel is known, 0 where it is missing"
+            )
+        if self.masked or self.masks is not None:
+            raise UsageError("masks: these images have masks already: take those without")
 
     def __getitem__(self, index: Index) -> Images:
         """The images at a slice (a view) or at an array of positions (a copy)."""
@@ -136,6 +186,8 @@ class Images:
             None if self.labels is None else self.labels[index],
             self.binarization,
             None if self.factors is None else self.factors[index],
+            self.masks,
+            self.masked,
         )
 
     def take(self, n: int) -> Images:
@@ -152,7 +204,7 @@ class Images:
         """
         if self.binarization == "static":
             return self
-        return Images(draw_once(self.images, seed), self.labels, "static", self.factors)
+        return replace(self, images=draw_once(self.images, seed), binarization="static")
 
 
 @dataclass(frozen=True, eq=False)

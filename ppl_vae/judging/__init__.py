@@ -32,6 +32,7 @@ CHECKS: dict[str, str] = {
     "collapse": "silent units, mutual information I(x; z), what latents cost and save",
     "disentanglement": "which unit holds which true factor: six metrics (sprites, dsprites)",
     "latents": "active units, views by label, probes, sites redrawn, traversals",
+    "inpainting": "how well missing parts are filled in, beside simple fillings (inpaint-*)",
 }
 """{name: what it tells} of the checks that `ppl-vae evaluate --check` takes."""
 

@@ -8,6 +8,7 @@ from ppl_vae.numpyro.calibration import calibration_ranks
 from ppl_vae.numpyro.compilation import keep_compiled
 from ppl_vae.numpyro.distributions import DiscretizedLogistic
 from ppl_vae.numpyro.guide import Guide, Site, data_shape, latent_sites
+from ppl_vae.numpyro.hidden import infer_missing, known_only
 from ppl_vae.numpyro.inference import (
     log_weights,
     posterior_moments,
@@ -15,6 +16,7 @@ from ppl_vae.numpyro.inference import (
     stream_log_weights,
 )
 from ppl_vae.numpyro.information import cross_log_prob, latent_free_log_prob, unit_kl
+from ppl_vae.numpyro.inpainting import complete
 from ppl_vae.numpyro.likelihoods import Likelihood
 from ppl_vae.numpyro.local import local_elbo
 from ppl_vae.numpyro.mixture import DiscretizedLogisticMixture
@@ -50,6 +52,9 @@ __all__ = [
     "fit",
     "interpolate",
     "latent_free_log_prob",
+    "complete",
+    "infer_missing",
+    "known_only",
     "latent_sites",
     "load_state",
     "local_elbo",

@@ -53,7 +53,7 @@ def asked(
     with quiet(model, guide, *modules):
         data = None if x is None else DeviceImages(x, None, _dtype(x, model, guide))
         if data is not None:
-            check_images(data.values, model)
+            check_images(data, model)
 
         def one_pass(rng_key: Any, stored: Any) -> None:
             if data is None:

@@ -30,15 +30,32 @@ class DeviceImages:
         self.binarization = images.binarization if isinstance(images, Images) else "none"
         self.values = jax.device_put(np.ascontiguousarray(raw), device)
         self.dtype = dtype
+        masks = images.masks if isinstance(images, Images) else None
+        self.masks = None if masks is None else jax.device_put(masks, device)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of all images as `batch` gives them, a mask's channel among them."""
+        shape = tuple(self.values.shape)
+        return shape if self.masks is None else (shape[0], shape[1] + 1, *shape[2:])
 
     def __len__(self) -> int:
         return len(self.values)
 
     def batch(self, index: Any, rng_key: Any = None) -> Array:
-        """Images at `index` (a slice or an array), a dynamic binarisation drawn anew."""
+        """Images at `index` (a slice or an array), dynamic binarisation and masks drawn anew."""
         return self.prepared(self.values[index], rng_key)
 
     def prepared(self, values: Array, rng_key: Any = None) -> Array:
+        """Stored values as the likelihood wants them, and a mask where they take one."""
+        if self.masks is None:
+            return self._scored(values, rng_key)
+        choose, draw = jax.random.split(rng_key)
+        chosen = jax.random.randint(choose, (len(values),), 0, len(self.masks))
+        scored = self._scored(values, draw)
+        return jnp.concatenate([scored, self.masks[chosen].astype(scored.dtype)], axis=1)
+
+    def _scored(self, values: Array, rng_key: Any) -> Array:
         """Stored values as the likelihood wants them."""
         if jnp.issubdtype(values.dtype, jnp.floating):
             return values.astype(self.dtype)

@@ -155,7 +155,7 @@ class NumPyroTrainer:
         self.valid = None if valid is None else DeviceImages(valid, device, dtype)
         if len(self.train) == 0:
             raise UsageError("train: expected at least one image, came none")
-        check_images(self.train.values, model)
+        check_images(self.train, model)
         self.batch_size = min(settings.batch_size, len(self.train))
         check_batch_size(model, guide, self.batch_size)
         check_num_samples(guide, objective.num_samples)

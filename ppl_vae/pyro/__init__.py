@@ -7,6 +7,7 @@ from ppl_vae.pyro.build import build
 from ppl_vae.pyro.calibration import calibration_ranks
 from ppl_vae.pyro.distributions import DiscretizedLogistic
 from ppl_vae.pyro.guide import Guide, Site, data_shape, latent_sites
+from ppl_vae.pyro.hidden import infer_missing, known_only
 from ppl_vae.pyro.inference import (
     log_weights,
     posterior_moments,
@@ -14,6 +15,7 @@ from ppl_vae.pyro.inference import (
     stream_log_weights,
 )
 from ppl_vae.pyro.information import cross_log_prob, latent_free_log_prob, unit_kl
+from ppl_vae.pyro.inpainting import complete
 from ppl_vae.pyro.likelihoods import Likelihood
 from ppl_vae.pyro.local import local_elbo
 from ppl_vae.pyro.mixture import DiscretizedLogisticMixture
@@ -44,10 +46,13 @@ __all__ = [
     "bind",
     "build",
     "calibration_ranks",
+    "complete",
     "cross_log_prob",
     "data_shape",
     "fit",
+    "infer_missing",
     "interpolate",
+    "known_only",
     "latent_free_log_prob",
     "latent_sites",
     "load_state",

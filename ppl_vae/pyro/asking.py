@@ -49,7 +49,7 @@ def asked(
     """
     data = _on_device([] if x is None else x, model, guide)
     if x is not None:
-        check_images(data.values, model)
+        check_images(data, model)
 
     def over_images() -> None:
         for start in range(0, min(len(data), PASSES * 256), 256):

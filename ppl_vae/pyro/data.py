@@ -29,13 +29,28 @@ class DeviceImages:
         self.binarization = images.binarization if isinstance(images, Images) else "none"
         self.values = torch.as_tensor(np.ascontiguousarray(raw), device=device)
         self.dtype = dtype
+        masks = images.masks if isinstance(images, Images) else None
+        self.masks = None if masks is None else torch.as_tensor(masks, device=device)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of all images as `batch` gives them, a mask's channel among them."""
+        shape = tuple(self.values.shape)
+        return shape if self.masks is None else (shape[0], shape[1] + 1, *shape[2:])
 
     def __len__(self) -> int:
         return len(self.values)
 
     def batch(self, index: Any) -> Tensor:
-        """Images at `index` (a slice or a tensor), a dynamic binarisation drawn anew."""
-        values = self.values[index]
+        """Images at `index` (a slice or a tensor), dynamic binarisation and masks drawn anew."""
+        values = self._scored(self.values[index])
+        if self.masks is None:
+            return values
+        chosen = torch.randint(len(self.masks), (len(values),), device=values.device)
+        return torch.cat([values, self.masks[chosen].to(values.dtype)], 1)
+
+    def _scored(self, values: Tensor) -> Tensor:
+        """Stored values as the likelihood wants them."""
         if values.is_floating_point():
             return values.to(self.dtype)
         if self.binarization == "static":

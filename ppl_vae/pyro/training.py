@@ -136,7 +136,7 @@ class PyroTrainer:
         self.valid = None if valid is None else DeviceImages(valid, self.device, dtype)
         if len(self.train) == 0:
             raise UsageError("train: expected at least one image, came none")
-        check_images(self.train.values, model)
+        check_images(self.train, model)
         self.batch_size = min(settings.batch_size, len(self.train))
         check_batch_size(model, guide, self.batch_size)
         check_num_samples(guide, objective.num_samples)

@@ -1,0 +1,158 @@
+r"""A hierarchical conditional VAE that fills in what is missing of an image.
+
+With k the known pixels and m the mask:
+
+.. math:: p(x, z \mid k, m) = p(x_{missing} \mid z, k, m)
+          \prod_{l=L}^{1} N(z_l; \mu_l(z_{>l}, k, m), \sigma_l^2(z_{>l}, k, m))
+
+A conditional VAE (Sohn, Lee & Yan 2015, Learning structured output representation using deep
+conditional generative models) with a ladder of latent maps, one a resolution. One extractor reads
+the masked image for prior and decoder, and the whole image for the posterior, with the same
+parameters; its maps of the masked image join the decoder at equal size (Ronneberger, Fischer &
+Brox 2015, U-Net), so that colours agree at the border.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Extractor", "InpaintingGroup", "InpaintingVAE"]
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from ppl_vae.architecture import Architecture, check_batch, check_levels
+from ppl_vae.pyro.bind import bind
+from ppl_vae.pyro.completed import CompletedImage
+from ppl_vae.pyro.distributions import unwrapped
+from ppl_vae.pyro.likelihoods import Likelihood
+from ppl_vae.pyro.nets.conv import conv
+from ppl_vae.pyro.nets.maps import GaussianMapHead, MapBlock, upsample
+
+
+class Extractor(nn.Module):
+    """Maps of an image and its mask: at full size, and halved once a level."""
+
+    def __init__(self, num_inputs: int, channels: Sequence[int], **block: Any) -> None:
+        super().__init__()
+        first = MapBlock(num_inputs, channels[0], **block)
+        self.blocks = nn.ModuleList(
+            [first, *(MapBlock(a, b, stride=2, **block) for a, b in pairwise(channels))]
+        )
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        maps: list[Tensor] = []
+        for block in self.blocks:
+            x = block(x)
+            maps.append(x)
+        return maps
+
+
+class InpaintingGroup(nn.Module):
+    """One level: the prior of its latent map, and the way from there to twice the size."""
+
+    def __init__(self, latent: int, width: int, below: int, **block: Any) -> None:
+        super().__init__()
+        self.head = GaussianMapHead(width, latent)
+        self.merge = MapBlock(width + latent, width, **block)
+        self.rise = MapBlock(width + below, below, **block)
+
+    def prior(self, h: Tensor) -> dist.Distribution:
+        loc, variance = self.head(h)
+        return dist.Normal(loc, variance.sqrt()).to_event(3)
+
+    def onwards(self, h: Tensor, z: Tensor, skip: Tensor) -> Tensor:
+        """The latent fed back, then upsampling and the masked image's map of that size."""
+        h = self.merge(torch.cat([h, z], 1))
+        size = (skip.shape[2], skip.shape[3])
+        return self.rise(torch.cat([upsample(h, size), skip], 1))
+
+
+class InpaintingVAE(nn.Module):
+    """L latent maps, each given the ones above and the masked image.
+
+    An image carries its mask as last channel, 1 where a pixel is known, so every public call takes
+    it as any other: `fit`, `log_weights` (log p(missing | known)), `sample` (nothing known).
+
+    Args:
+        x_shape: (channels + 1, height, width), the mask's channel among them.
+        latents: channels of z1 (half the image's sides) to zL (its sides halved L times).
+        channels: of the nets at full size, at z1, …, at zL.
+        layers: convolutions a block.
+        activation: see `ppl_vae.architecture`.
+        likelihood: "bernoulli", "discretized_logistic" or "normal".
+        batch_norm: before every activation, and in guides unless they are told otherwise.
+
+    Attributes:
+        context_channels: {site: channels} of what a guide is shown beside the prior.
+    """
+
+    def __init__(
+        self,
+        x_shape: Sequence[int],
+        latents: Sequence[int] = (4, 8, 16),
+        channels: Sequence[int] = (32, 32, 64, 64),
+        layers: int = 1,
+        activation: str = "leaky_relu",
+        likelihood: str = "bernoulli",
+        batch_norm: bool = True,
+    ) -> None:
+        super().__init__()
+        self.x_shape = tuple(x_shape)
+        self.latents, self.channels = tuple(latents), tuple(channels)
+        check_levels(self.x_shape, self.latents, self.channels)
+        self.architecture = Architecture(self.channels[1:], layers, "conv", activation, batch_norm)
+        self.likelihood = Likelihood(likelihood)
+        block: dict[str, Any] = {
+            "layers": layers,
+            "activation": activation,
+            "batch_norm": batch_norm,
+        }
+        self.extractor = Extractor(self.x_shape[0], self.channels, **block)
+        self.start = MapBlock(self.channels[-1], self.channels[-1], **block)
+        self.groups = nn.ModuleList(
+            InpaintingGroup(latent, width, below, **block)
+            for latent, (below, width) in zip(self.latents, pairwise(self.channels), strict=True)
+        )
+        num_pixels = self.x_shape[0] - 1
+        self.out = conv(self.channels[0], self.likelihood.num_outputs(num_pixels))
+        self.context_channels = {
+            f"z{level}": 2 * width for level, width in enumerate(self.channels[1:], 1)
+        }
+
+    def forward(
+        self, x: Tensor | None = None, *, n: int | None = None, known: Tensor | None = None
+    ) -> Tensor:
+        """Images with masks (n, c + 1, h, w): `x`, or n generated ones.
+
+        `known`: images with masks whose missing pixels are to be drawn; without it and `x`
+        nothing is known.
+        """
+        given = known if x is None else x
+        n = check_batch(given, n, self.x_shape)
+        with bind("model", self) as net, pyro.plate("data", n):
+            if given is None:
+                given = next(net.parameters()).new_zeros(n, *net.x_shape)
+            image, mask = given[:, :-1], (given[:, -1:] >= 0.5).to(given.dtype)
+            masked, whole = net.read(image, mask, both=x is not None)
+            h = net.start(masked[-1])
+            for level in range(len(net.latents), 0, -1):
+                group: Any = net.groups[level - 1]
+                context = None if whole is None else torch.cat([h, whole[level]], 1)
+                z = pyro.sample(f"z{level}", group.prior(h), infer={"context": context})
+                h = group.onwards(h, z, masked[level - 1])
+            pixels = unwrapped(net.likelihood(net.out(h)))
+            return pyro.sample("x", CompletedImage(pixels, image, mask), obs=x)
+
+    def read(self, image: Tensor, mask: Tensor, both: bool) -> tuple[Any, Any]:
+        """Maps of the masked image, and of the whole one if wanted, from one pass."""
+        masked = torch.cat([image * mask, mask], 1)
+        if not both:
+            return self.extractor(masked), None
+        whole = torch.cat([image, torch.ones_like(mask)], 1)
+        parts = [maps.chunk(2) for maps in self.extractor(torch.cat([masked, whole]))]
+        return [part[0] for part in parts], [part[1] for part in parts]

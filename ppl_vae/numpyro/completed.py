@@ -1,0 +1,70 @@
+r"""The distribution of an image of which a part is known.
+
+.. math::
+    p(x \mid z, k, m)
+    = \prod_{i:\, m_i = 0} p(x_i \mid z) \prod_{i:\, m_i = 1} \delta(x_i - k_i)
+
+Known pixels are what they are: draws and means have them to the bit, and they count nothing in the
+log probability, which is that of the missing pixels alone.
+"""
+
+from __future__ import annotations
+
+__all__ = ["CompletedImage"]
+
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from jax import Array
+from numpyro.distributions import constraints
+
+from ppl_vae.errors import UsageError
+
+
+class CompletedImage(dist.Distribution):
+    """Images (n, c + 1, h, w) that carry their mask as last channel, 1 where a pixel is known.
+
+    Args:
+        base_dist: the missing pixels' distribution, batch shape (n, c, h, w), each by itself.
+        image: (n, c, h, w), of which the known pixels are taken.
+        known: (n, 1, h, w), 1 where known.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+    pytree_data_fields = ("base_dist", "image", "known")
+
+    def __init__(
+        self, base_dist: Any, image: Array, known: Array, *, validate_args: bool | None = None
+    ) -> None:
+        if tuple(base_dist.batch_shape) != tuple(image.shape):
+            raise UsageError(
+                f"likelihood: expected one that scores each pixel by itself, {tuple(image.shape)}, "
+                f"came {type(base_dist).__name__} over {tuple(base_dist.batch_shape)}: take "
+                "bernoulli, discretized_logistic or normal"
+            )
+        self.base_dist, self.image, self.known = base_dist, image, known
+        n, channels, *size = image.shape
+        super().__init__((n,), (channels + 1, *size), validate_args=validate_args)
+
+    @constraints.dependent_property(event_dim=3)
+    def support(self) -> Any:
+        return constraints.independent(self.base_dist.support, 3)
+
+    def log_prob(self, value: Array) -> Array:
+        """(n,): log probability of the missing pixels, nats."""
+        scored = self.base_dist.log_prob(value[..., :-1, :, :])
+        return jnp.where(self.known > 0, 0.0, scored).sum((-3, -2, -1))
+
+    def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Array:
+        return self._completed(self.base_dist.sample(key, sample_shape))
+
+    @property
+    def mean(self) -> Array:
+        """Known pixels as they are, the mean of the missing ones, and the mask."""
+        return self._completed(self.base_dist.mean)
+
+    def _completed(self, missing: Array) -> Array:
+        image = jnp.where(self.known > 0, self.image, missing.astype(self.image.dtype))
+        mask = jnp.broadcast_to(self.known, (*image.shape[:-3], *self.known.shape[-3:]))
+        return jnp.concatenate([image, mask], axis=-3)

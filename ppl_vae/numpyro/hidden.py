@@ -1,0 +1,141 @@
+r"""Filling in by inference: any trained model, whose latents are drawn given the known pixels.
+
+.. math:: p(z \mid k) \propto p(z) \prod_{i:\, m_i = 1} p(x_i \mid z)
+
+Chains begin at the guide's answer to the image, what is missing filled in a few times by its own
+reconstruction (Rezende, Mohamed & Wierstra 2014, appendix F), and go on by Hamiltonian moves on the
+model under a masked likelihood (NumPyro's own HMC, which adapts its step size while it warms up).
+"""
+
+from __future__ import annotations
+
+__all__ = ["infer_missing", "known_only"]
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, random
+from numpyro import handlers
+from numpyro.infer import HMC, MCMC
+from numpyro.primitives import Messenger
+
+from ppl_vae.architecture import check_chain
+from ppl_vae.data.images import Images
+from ppl_vae.errors import UsageError
+from ppl_vae.numpyro.asking import asked, running
+from ppl_vae.numpyro.bind import fresh
+from ppl_vae.numpyro.data import DeviceImages
+from ppl_vae.numpyro.distributions import unwrapped
+
+ROUNDS = 10  # of filling in before the chain begins
+
+
+class known_only(Messenger):
+    """Handler: the data's site "x" scores its pixels where `known` (n, 1, h, w) is true, alone.
+
+    `known_only(known)(model)(x)` is the program whose posterior is p(z | known pixels).
+    """
+
+    def __init__(self, known: Any) -> None:
+        super().__init__()
+        self.known = known
+
+    def __call__(self, program: Any) -> Any:
+        def hidden(*args: Any, **kwargs: Any) -> Any:
+            with self:
+                return program(*args, **kwargs)
+
+        return hidden
+
+    def process_message(self, msg: Any) -> None:
+        if msg["type"] != "sample" or msg["name"] != "x" or not msg["is_observed"]:
+            return
+        base = unwrapped(msg["fn"])
+        if len(base.batch_shape) != 4:
+            raise UsageError(
+                f"likelihood: expected one that scores each pixel by itself, came "
+                f"{type(base).__name__}: take bernoulli, discretized_logistic or normal"
+            )
+        msg["fn"] = base.mask(jnp.broadcast_to(self.known, base.batch_shape)).to_event(3)
+
+
+def infer_missing(
+    model: Any,
+    guide: Any,
+    x: Any,
+    count: int = 8,
+    *,
+    warmup: int = 100,
+    thin: int = 10,
+    num_leapfrogs: int = 10,
+    block: int = 32,
+    params: dict[str, Any] | None = None,
+    seed: int = 0,
+    batch_norm: str = "running",
+) -> np.ndarray:
+    """Draws of what is missing: (count, n, c, h, w), known pixels to the bit as they came.
+
+    Args:
+        model, guide: a trained pair of any kind with continuous latents, which need know nothing
+            of masks.
+        x: images with their mask as last channel, 1 where known (`Images.with_masks`).
+        count: completions an image: the likelihood's means at so many draws of the latents.
+        warmup: moves before the first draw; thin: moves from one draw to the next.
+        num_leapfrogs: of a move.
+        block: images that share a chain; each still has latents of its own.
+        batch_norm: "running" alone, so that an image's chain is its own.
+    """
+    check_chain(count, warmup, thin, num_leapfrogs, batch_norm)
+    found = []
+    plain = x.without_masks() if isinstance(x, Images) else x[:, :-1]
+    with asked(model, guide, plain, params, seed, batch_norm) as (data, values, key):
+        held = DeviceImages(x, None, data.dtype)
+        given = held.prepared(held.values, random.fold_in(key, len(x)))
+        chain = _chain_of(model, guide, values, (count, warmup, thin, num_leapfrogs))
+        for start in range(0, len(given), block):
+            part = given[start : start + block]
+            found.append(np.asarray(chain(part, random.fold_in(key, start))))
+    return np.concatenate(found, axis=1)
+
+
+def _chain_of(model: Any, guide: Any, values: Any, how: tuple[int, int, int, int]) -> Any:
+    """(images with masks (n, c + 1, h, w), key) to (count, n, c, h, w)."""
+    count, warmup, thin, num_leapfrogs = how
+
+    def program(image: Array, known: Array) -> Any:
+        with handlers.substitute(data=fresh(values)):
+            return known_only(known)(model)(image)
+
+    kernel = HMC(program, num_steps=num_leapfrogs, trajectory_length=None, step_size=0.1)
+    mcmc = MCMC(kernel, num_warmup=warmup, num_samples=count * thin, progress_bar=False)
+
+    def mean(z: dict[str, Array], image: Array, rng_key: Any) -> Array:
+        with running(values, rng_key), handlers.condition(data=z):
+            return handlers.trace(model).get_trace(n=len(image))["x"]["fn"].mean
+
+    @jax.jit
+    def begin(image: Array, known: Array, rng_key: Any) -> dict[str, Array]:
+        """Latents of the guide, the image filled in by its own reconstruction."""
+        filled = jnp.where(known, image, 0.0)
+        for one in random.split(rng_key, ROUNDS):
+            with running(values, one):
+                trace = handlers.trace(guide).get_trace(filled)
+            z = {name: site["value"] for name, site in trace.items() if site["type"] == "sample"}
+            filled = jnp.where(known, image, mean(z, image, one))
+        return z
+
+    @jax.jit
+    def ends(draws: dict[str, Array], image: Array, known: Array, rng_key: Any) -> Array:
+        means = jax.lax.map(lambda z: mean(z, image, rng_key), draws)
+        return jnp.where(known, image, means)
+
+    def chain(x: Array, rng_key: Any) -> Array:
+        image, known = x[:, :-1], x[:, -1:] >= 0.5
+        first, moves, last = random.split(rng_key, 3)
+        mcmc.run(moves, image, known, init_params=begin(image, known, first))
+        draws = {name: value[thin - 1 :: thin] for name, value in mcmc.get_samples().items()}
+        return ends(draws, image, known, last)
+
+    return chain

@@ -1,0 +1,80 @@
+r"""The distribution of an image of which a part is known.
+
+.. math::
+    p(x \mid z, k, m)
+    = \prod_{i:\, m_i = 0} p(x_i \mid z) \prod_{i:\, m_i = 1} \delta(x_i - k_i)
+
+Known pixels are what they are: draws and means have them to the bit, and they count nothing in the
+log probability, which is that of the missing pixels alone.
+"""
+
+from __future__ import annotations
+
+__all__ = ["CompletedImage"]
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from pyro.distributions import constraints
+from pyro.distributions.torch_distribution import TorchDistribution
+from torch import Tensor
+
+from ppl_vae.errors import UsageError
+
+
+class CompletedImage(TorchDistribution):
+    """Images (n, c + 1, h, w) that carry their mask as last channel, 1 where a pixel is known.
+
+    Args:
+        base_dist: the missing pixels' distribution, batch shape (n, c, h, w), each by itself.
+        image: (n, c, h, w), of which the known pixels are taken.
+        known: (n, 1, h, w), 1 where known.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+    has_rsample = False
+
+    def __init__(
+        self, base_dist: Any, image: Tensor, known: Tensor, validate_args: bool | None = None
+    ) -> None:
+        if tuple(base_dist.batch_shape) != tuple(image.shape):
+            raise UsageError(
+                f"likelihood: expected one that scores each pixel by itself, {tuple(image.shape)}, "
+                f"came {type(base_dist).__name__} over {tuple(base_dist.batch_shape)}: take "
+                "bernoulli, discretized_logistic or normal"
+            )
+        self.base_dist, self.image, self.known = base_dist, image, known
+        n, channels, *size = image.shape
+        super().__init__((n,), torch.Size((channels + 1, *size)), validate_args=validate_args)
+
+    @property
+    def support(self) -> Any:
+        return constraints.independent(self.base_dist.support, 3)
+
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> CompletedImage:
+        if tuple(batch_shape) != tuple(self.batch_shape):
+            raise UsageError(
+                f"CompletedImage: expected batch shape {tuple(self.batch_shape)}, one mask for "
+                f"each image, came {tuple(batch_shape)}: repeat images and masks instead"
+            )
+        return self
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """(n,): log probability of the missing pixels, nats."""
+        scored = self.base_dist.log_prob(value[..., :-1, :, :])
+        return torch.where(self.known > 0, 0.0, scored).sum((-3, -2, -1))
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
+        return self._completed(self.base_dist.sample(torch.Size(sample_shape)))
+
+    @property
+    def mean(self) -> Tensor:
+        """Known pixels as they are, the mean of the missing ones, and the mask."""
+        return self._completed(self.base_dist.mean)
+
+    def _completed(self, missing: Tensor) -> Tensor:
+        image = torch.where(self.known > 0, self.image, missing)
+        mask = self.known.expand(*image.shape[:-3], *self.known.shape[-3:])
+        return torch.cat([image, mask], -3)

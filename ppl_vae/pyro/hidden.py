@@ -1,0 +1,135 @@
+r"""Filling in by inference: any trained model, whose latents are drawn given the known pixels.
+
+.. math:: p(z \mid k) \propto p(z) \prod_{i:\, m_i = 1} p(x_i \mid z)
+
+Chains begin at the guide's answer to the image, what is missing filled in a few times by its own
+reconstruction (Rezende, Mohamed & Wierstra 2014, appendix F), and go on by Hamiltonian moves on the
+model under a masked likelihood (Pyro's own HMC, which adapts its step size while it warms up).
+"""
+
+from __future__ import annotations
+
+__all__ = ["infer_missing", "known_only"]
+
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer import HMC, MCMC
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from ppl_vae.architecture import check_chain
+from ppl_vae.data.images import Images
+from ppl_vae.errors import UsageError
+from ppl_vae.pyro.asking import asked
+from ppl_vae.pyro.data import DeviceImages
+from ppl_vae.pyro.distributions import unwrapped
+
+ROUNDS = 10  # of filling in before the chain begins
+
+
+class known_only(Messenger):
+    """Handler: the data's site "x" scores its pixels where `known` (n, 1, h, w) is true, alone.
+
+    `known_only(known)(model)(x)` is the program whose posterior is p(z | known pixels).
+    """
+
+    def __init__(self, known: Any) -> None:
+        super().__init__()
+        self.known = known
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] != "x" or not msg["is_observed"]:
+            return
+        base = unwrapped(msg["fn"])
+        if len(base.batch_shape) != 4:
+            raise UsageError(
+                f"likelihood: expected one that scores each pixel by itself, came "
+                f"{type(base).__name__}: take bernoulli, discretized_logistic or normal"
+            )
+        msg["fn"] = base.mask(self.known.expand(base.batch_shape)).to_event(3)
+
+
+def infer_missing(
+    model: Any,
+    guide: Any,
+    x: Any,
+    count: int = 8,
+    *,
+    warmup: int = 100,
+    thin: int = 10,
+    num_leapfrogs: int = 10,
+    block: int = 32,
+    params: dict[str, Any] | None = None,
+    seed: int = 0,
+    batch_norm: str = "running",
+) -> np.ndarray:
+    """Draws of what is missing: (count, n, c, h, w), known pixels to the bit as they came.
+
+    Args:
+        model, guide: a trained pair of any kind with continuous latents, which need know nothing
+            of masks.
+        x: images with their mask as last channel, 1 where known (`Images.with_masks`).
+        count: completions an image: the likelihood's means at so many draws of the latents.
+        warmup: moves before the first draw; thin: moves from one draw to the next.
+        num_leapfrogs: of a move.
+        block: images that share a chain; each still has latents of its own.
+        batch_norm: "running" alone, so that an image's chain is its own.
+    """
+    check_chain(count, warmup, thin, num_leapfrogs, batch_norm)
+    found = []
+    plain = x.without_masks() if isinstance(x, Images) else x[:, :-1]
+    with asked(model, guide, plain, params, seed, batch_norm) as data:
+        given = DeviceImages(x, data.values.device, data.dtype).batch(slice(None))
+        for part in given.split(block):
+            found.append(_chain(model, guide, part, count, warmup, thin, num_leapfrogs))
+    return np.concatenate(found, axis=1)
+
+
+def _chain(
+    model: Any, guide: Any, x: Tensor, count: int, warmup: int, thin: int, num_leapfrogs: int
+) -> np.ndarray:
+    image, known = x[:, :-1], x[:, -1:] >= 0.5
+    z = _begin(model, guide, image, known)
+
+    def program() -> Any:
+        return known_only(known)(model)(image)
+
+    with torch.enable_grad():
+        kernel = HMC(
+            program,
+            num_steps=num_leapfrogs,
+            step_size=0.1,
+        )
+        chain = MCMC(
+            kernel, count * thin, warmup_steps=warmup, initial_params=z, disable_progbar=True
+        )
+        chain.run()
+    draws = {name: value[thin - 1 :: thin].detach() for name, value in chain.get_samples().items()}
+    means = [_mean(model, {name: d[i] for name, d in draws.items()}, image) for i in range(count)]
+    return torch.stack([torch.where(known, image, mean) for mean in means]).cpu().numpy()
+
+
+def _begin(model: Any, guide: Any, image: Tensor, known: Tensor) -> dict[str, Tensor]:
+    """Latents of the guide, the image filled in by its own reconstruction."""
+    filled = torch.where(known, image, torch.zeros_like(image))
+    for _ in range(ROUNDS):
+        trace = poutine.trace(guide).get_trace(filled)
+        z = {
+            name: site["value"]
+            for name, site in trace.nodes.items()
+            if site["type"] == "sample" and not site_is_subsample(site)
+        }
+        filled = torch.where(known, image, _mean(model, z, image))
+    return z
+
+
+def _mean(model: Any, z: dict[str, Tensor], image: Tensor) -> Tensor:
+    with torch.no_grad():
+        trace = poutine.trace(pyro.condition(model, data=z)).get_trace(n=len(image))
+        mean: Tensor = trace.nodes["x"]["fn"].mean
+    return mean
