@@ -41,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "reconstruct": commands.reconstruct,
             "compare": commands.compare,
             "convert": commands.convert,
+            "prior": commands.prior,
         }[args.verb](args)
         sys.stdout.flush()
     except (UsageError, TrainingError) as error:
@@ -101,6 +102,7 @@ def _parser() -> Parser:
     )  # fmt: skip
     compare.add_argument("--markdown", action="store_true", help="tables for a page")
     _convert(verbs)
+    _prior(verbs)
     return parser
 
 
@@ -191,6 +193,19 @@ def _convert(verbs: Any) -> None:
     convert.add_argument("--data", type=Path, metavar="PATH", help="your copy of the images")
     convert.add_argument("--config", metavar="NAME", help="vdvae: its data set, or a YAML file")
     convert.add_argument("--ema", type=Path, metavar="FILE", help="vdvae: the averaged weights")
+
+
+def _prior(verbs: Any) -> None:
+    prior = _verb(verbs, "prior", "train an autoregressive prior over a run's discrete codes")
+    prior.add_argument("run", type=Path, metavar="RUN", help="a run with a codebook")
+    prior.add_argument(
+        "--out", type=Path, required=True, metavar="RUN", help="the new run's folder"
+    )
+    prior.add_argument("--weights", choices=WEIGHTS, default="best", help="which (best)")
+    prior.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
+        help="layers, channels, kernel_size, draws, valid, or training.KEY; may be repeated",
+    )  # fmt: skip
 
 
 def _of_run(verb: argparse.ArgumentParser) -> None:

@@ -5,13 +5,16 @@ from models.numpyro.nvae import NVAE
 from models.numpyro.pixel_vae import HierarchicalPixelVAE, PixelCNN, PixelVAE
 from models.numpyro.vae import VAE
 from models.numpyro.very_deep import VeryDeepVAE
+from models.numpyro.vq_vae import VQVAE, CodePrior
 
 __all__ = [
+    "CodePrior",
     "HierarchicalPixelVAE",
     "HierarchicalVAE",
     "NVAE",
     "PixelCNN",
     "PixelVAE",
     "VAE",
+    "VQVAE",
     "VeryDeepVAE",
 ]

@@ -5,13 +5,16 @@ from models.pyro.nvae import NVAE
 from models.pyro.pixel_vae import HierarchicalPixelVAE, PixelCNN, PixelVAE
 from models.pyro.vae import VAE
 from models.pyro.very_deep import VeryDeepVAE
+from models.pyro.vq_vae import VQVAE, CodePrior
 
 __all__ = [
+    "CodePrior",
     "HierarchicalPixelVAE",
     "HierarchicalVAE",
     "NVAE",
     "PixelCNN",
     "PixelVAE",
     "VAE",
+    "VQVAE",
     "VeryDeepVAE",
 ]
