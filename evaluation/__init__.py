@@ -17,6 +17,7 @@ __all__ = [
     "bits_back",
     "calibration",
     "choose_beta",
+    "code_usage",
     "compare",
     "compare_checks",
     "comparison_page",
@@ -58,6 +59,7 @@ from evaluation.annealing import annealed_bounds
 from evaluation.beta_choice import choose_beta
 from evaluation.calibration import calibration, plot_calibration
 from evaluation.check_tables import compare_checks
+from evaluation.codes import code_usage
 from evaluation.disentanglement import disentanglement_scores, sampled
 from evaluation.factor_information import modularity, mutual_information_gap
 from evaluation.factor_regression import dci, sap_score

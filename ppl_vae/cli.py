@@ -42,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "inpaint": commands.inpaint,
             "compare": commands.compare,
             "convert": commands.convert,
+            "prior": commands.prior,
         }[args.verb](args)
         sys.stdout.flush()
     except (UsageError, TrainingError) as error:
@@ -103,6 +104,7 @@ def _parser() -> Parser:
     )  # fmt: skip
     compare.add_argument("--markdown", action="store_true", help="tables for a page")
     _convert(verbs)
+    _prior(verbs)
     return parser
 
 
@@ -208,6 +210,19 @@ def _inpaint(verbs: Any) -> None:
     inpaint.add_argument("--count", type=_count, default=8, metavar="N", help="of each image (8)")
     inpaint.add_argument("--temperature", type=float, default=1.0, help="scale of prior's noise")
     inpaint.add_argument("--out", type=Path, metavar="FILE", help="a .png sheet, or .npz")
+
+
+def _prior(verbs: Any) -> None:
+    prior = _verb(verbs, "prior", "train an autoregressive prior over a run's discrete codes")
+    prior.add_argument("run", type=Path, metavar="RUN", help="a run with a codebook")
+    prior.add_argument(
+        "--out", type=Path, required=True, metavar="RUN", help="the new run's folder"
+    )
+    prior.add_argument("--weights", choices=WEIGHTS, default="best", help="which (best)")
+    prior.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
+        help="layers, channels, kernel_size, draws, valid, or training.KEY; may be repeated",
+    )  # fmt: skip
 
 
 def _of_run(verb: argparse.ArgumentParser) -> None:

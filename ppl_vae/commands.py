@@ -8,6 +8,7 @@ __all__ = [
     "evaluate",
     "inpaint",
     "list_known",
+    "prior",
     "reconstruct",
     "sample",
     "study",
@@ -188,6 +189,13 @@ def convert(args: Namespace) -> None:
     from ppl_vae import conversion
 
     conversion.convert(args)
+
+
+def prior(args: Namespace) -> None:
+    """An autoregressive prior over a run's codes, and a run that has both."""
+    from ppl_vae import second_stage
+
+    second_stage.command(args)
 
 
 def _train_one(

@@ -175,7 +175,8 @@ def test_stock_svi_moves_every_weight(case: Case) -> None:
     before = room(case.ppl).state(*pair)
     elbo = "TraceMeanField_ELBO" if side(case.ppl).is_guide(pair[1]) else "Trace_ELBO"
     after = side(case.ppl).stock_svi(*pair, images(), elbo)
-    assert still(before, after) == []
+    held = ("codebook.running_vectors", "codebook.running_started")  # of starts and restarts
+    assert [name for name in still(before, after) if not name.endswith(held)] == []
     assert [name for name, value in after.items() if not np.isfinite(value).all()] == []
     assert case.has_batch_norm == any("running_var" in name for name in after)
 
@@ -237,7 +238,9 @@ def test_saved_and_loaded_it_is_the_same(case: Case, tmp_path: Path) -> None:
     save_file(ppl.state(*pair), tmp_path / "weights.safetensors")
     expected, _ = side(case.ppl).densities(*pair, x)
     before, _ = side(case.ppl).densities(*other, x)
-    assert not any(np.array_equal(before[name], expected[name]) for name in ("log p(x)", "kl(z1)"))
+    # The divergence of nearest codes is log K a position, whatever the weights.
+    moved = ("log p(x)",) if case.guide == "vector-quantizer" else ("log p(x)", "kl(z1)")
+    assert not any(np.array_equal(before[name], expected[name]) for name in moved)
     ppl.load_state(*other, load_file(tmp_path / "weights.safetensors"))
     found, _ = side(case.ppl).densities(*other, x)
     for name, value in expected.items():

@@ -56,6 +56,12 @@ MODELS: dict[str, tuple[str, dict[str, Any], dict[str, tuple[int, ...]]]] = {
         {"decoder": "2x1,8m2", "width": 4, "latent_channels": 2, "bottleneck": 0.5, "max_bias": 2},
         {"z2": (2, 2, 2), "z1": (2, 8, 8)},
     ),
+    "vq-vae": (
+        "VQVAE",
+        {"codes": 3, "code_dim": 2, "hidden": (3, 4), "blocks": 1, "update": "gradient",
+         "start": "random", "restart": 0.0, "activation": "elu"},
+        {"z1": (2, 2, 1)},
+    ),
 }  # fmt: skip
 GUIDES = {
     "mean-field": "MeanFieldGuide",
@@ -66,6 +72,8 @@ GUIDES = {
     "nvae": "NVAEGuide",
     "nvae-free": "NVAEGuide",
     "very-deep": "VeryDeepGuide",
+    "vector-quantizer": "VectorQuantizerGuide",
+    "gumbel-softmax": "GumbelSoftmaxGuide",
 }
 GUIDE_ARGUMENTS: dict[str, dict[str, Any]] = {
     "nvae": {"flows": 1},
@@ -113,8 +121,11 @@ def fits(model: str, guide: str) -> bool:
     """Whether the table has the pair: all guides answer all, but for those that look at states.
 
     NVAE stands for maps of latents under the others' guides. Pixels that depend on each other are
-    no affair of a guide's: one stands for the rest.
+    no affair of a guide's: one stands for the rest. Codes have guides of their own.
     """
+    quantizes = guide in ("vector-quantizer", "gumbel-softmax")
+    if model == "vq-vae" or quantizes:  # codes are not Normal
+        return model == "vq-vae" and quantizes
     if model == "pixel":
         return guide == "mean-field"
     if "very-deep" in (model, guide):

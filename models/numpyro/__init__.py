@@ -6,8 +6,10 @@ from models.numpyro.nvae import NVAE
 from models.numpyro.pixel_vae import HierarchicalPixelVAE, PixelCNN, PixelVAE
 from models.numpyro.vae import VAE
 from models.numpyro.very_deep import VeryDeepVAE
+from models.numpyro.vq_vae import VQVAE, CodePrior
 
 __all__ = [
+    "CodePrior",
     "HierarchicalPixelVAE",
     "HierarchicalVAE",
     "InpaintingVAE",
@@ -15,5 +17,6 @@ __all__ = [
     "PixelCNN",
     "PixelVAE",
     "VAE",
+    "VQVAE",
     "VeryDeepVAE",
 ]

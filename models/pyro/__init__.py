@@ -6,8 +6,10 @@ from models.pyro.nvae import NVAE
 from models.pyro.pixel_vae import HierarchicalPixelVAE, PixelCNN, PixelVAE
 from models.pyro.vae import VAE
 from models.pyro.very_deep import VeryDeepVAE
+from models.pyro.vq_vae import VQVAE, CodePrior
 
 __all__ = [
+    "CodePrior",
     "HierarchicalPixelVAE",
     "HierarchicalVAE",
     "InpaintingVAE",
@@ -15,5 +17,6 @@ __all__ = [
     "PixelCNN",
     "PixelVAE",
     "VAE",
+    "VQVAE",
     "VeryDeepVAE",
 ]

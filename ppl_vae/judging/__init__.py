@@ -30,6 +30,7 @@ CHECKS: dict[str, str] = {
     "psis": "Pareto k by image, the worst images shown; pixels left out",
     "predictive": "statistics of replicated images against the data's",
     "collapse": "silent units, mutual information I(x; z), what latents cost and save",
+    "codes": "discrete latents: perplexity, used codes, and what blank patches leave",
     "disentanglement": "which unit holds which true factor: six metrics (sprites, dsprites)",
     "latents": "active units, views by label, probes, sites redrawn, traversals",
     "inpainting": "how well missing parts are filled in, beside simple fillings (inpaint-*)",

@@ -5,6 +5,7 @@ from ppl_vae.numpyro.autoregressive import Autoregressive
 from ppl_vae.numpyro.bind import bind
 from ppl_vae.numpyro.build import build
 from ppl_vae.numpyro.calibration import calibration_ranks
+from ppl_vae.numpyro.coding import codebook_of, codes_of, decode_codes
 from ppl_vae.numpyro.compilation import keep_compiled
 from ppl_vae.numpyro.distributions import DiscretizedLogistic
 from ppl_vae.numpyro.guide import Guide, Site, data_shape, latent_sites
@@ -47,8 +48,11 @@ __all__ = [
     "bind",
     "build",
     "calibration_ranks",
+    "codebook_of",
+    "codes_of",
     "cross_log_prob",
     "data_shape",
+    "decode_codes",
     "fit",
     "interpolate",
     "latent_free_log_prob",

@@ -30,13 +30,14 @@ class Autoregressive(dist.Distribution):
             before them: event shape (c, h, w), for maps of any size.
         batch_shape: such as (n,).
         features: *batch_shape, f, h, w: what all pixels may depend on.
+        support: of a map, where it is not all of the real ones.
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
     support = constraints.independent(constraints.real, 3)
     reparametrized_params: ClassVar[list[str]] = []
     pytree_data_fields = ("net", "features")
-    pytree_aux_fields = ("conditional",)
+    pytree_aux_fields = ("conditional", "support")
 
     def __init__(
         self,
@@ -44,17 +45,20 @@ class Autoregressive(dist.Distribution):
         conditional: Callable[[Array], Any],
         batch_shape: Sequence[int],
         features: Array | None = None,
+        support: Any = None,
         *,
         validate_args: bool | None = None,
     ) -> None:
         self.net, self.conditional, self.features = net, conditional, features
+        if support is not None:
+            self.support = support
         super().__init__(tuple(batch_shape), tuple(net.x_shape), validate_args=False)
 
     def expand(self, batch_shape: Sequence[int]) -> Autoregressive:
         features = self.features
         if features is not None:
             features = jnp.broadcast_to(features, (*batch_shape, *features.shape[-3:]))
-        return Autoregressive(self.net, self.conditional, batch_shape, features)
+        return Autoregressive(self.net, self.conditional, batch_shape, features, self.support)
 
     def conditionals(self, value: Array) -> Any:
         """The distribution of each pixel given those of `value` before it, rows flattened."""

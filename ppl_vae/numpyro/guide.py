@@ -25,6 +25,7 @@ from numpyro.primitives import Messenger
 
 from ppl_vae.numpyro.bind import bind
 from ppl_vae.numpyro.distributions import unwrapped
+from ppl_vae.numpyro.nets.modes import Moded
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,8 @@ class Answer(Messenger):
             return
         if msg["is_observed"]:
             # It belongs to the model alone: a tracing handler around the guide must not count it.
-            msg["stop"] = True
+            # What the guide itself adds to its objective (`numpyro.factor`) is the guide's.
+            msg["stop"] = not msg["infer"].get("is_auxiliary")
             return
         prior, infer = msg["fn"], msg["infer"]
         site = Site(msg["name"], unwrapped(prior), prior.event_shape, infer.get("context"))
@@ -179,7 +181,7 @@ def _switches(module: Any) -> list[tuple[Any, str]]:
     return [
         (part, name)
         for _, part in nnx.iter_graph(module)
-        if isinstance(part, nnx.BatchNorm | nnx.Dropout)
+        if isinstance(part, nnx.BatchNorm | nnx.Dropout | Moded)
         for name in ("use_running_average", "deterministic")
         if hasattr(part, name)
     ]

@@ -12,6 +12,7 @@ __all__ = ["Means", "Objective", "Terms", "traces"]
 
 import math
 import warnings
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -32,10 +33,14 @@ from ppl_vae.settings import ObjectiveSettings
 
 
 class Means(NamedTuple):
-    """Terms of the bound as means over a batch, each of shape (), nats per image."""
+    """Terms of the bound as means over a batch, each of shape (), nats per image.
+
+    `penalty` is what the guide adds to the loss beside them (see `Terms.penalties`).
+    """
 
     log_likelihood: Array
     kl: dict[str, Array]
+    penalty: Array | float = 0.0
 
 
 class Terms(NamedTuple):
@@ -46,11 +51,14 @@ class Terms(NamedTuple):
         kl: {latent site: (n,)}, closed form or log q - log p of the one draw. A latent shared
             by all data has shape () instead.
         areas: {latent site: height · width} of maps (channels, height, width), else 1.
+        penalties: {name: (n,)} of the guide's factor statements, such as a codebook's loss: they
+            count in the loss, and are no part of the bound nor of any weight.
     """
 
     log_likelihood: dict[str, Array]
     kl: dict[str, Array]
     areas: dict[str, int]
+    penalties: dict[str, Array] = MappingProxyType({})  # type: ignore[assignment]
 
     def log_weight(self, kl_weight: float | Array = 1.0) -> Array:
         """(n,): log p(x, z) - log q(z | x) where divergences are sampled; divergences weighted."""
@@ -63,7 +71,8 @@ class Terms(NamedTuple):
             name: part.mean() if part.ndim else part / (num_data or 1)
             for name, part in self.kl.items()
         }
-        return Means(likelihood, kl)
+        penalty: Any = sum(part.mean() for part in self.penalties.values())
+        return Means(likelihood, kl, penalty)
 
 
 class Objective(TraceMeanField_ELBO):
@@ -115,11 +124,13 @@ class Objective(TraceMeanField_ELBO):
             else:
                 divergence = _divergence(guide_trace[name], site, analytic)
                 kl[name] = per_datum(divergence, site, n, model_trace)
+        penalties: dict[str, Array] = {}
         for name, site in guide_trace.items():
             if site["type"] == "sample" and name not in model_trace:  # auxiliary
-                kl[name] = per_datum(_log_prob(site), site, n, guide_trace)
+                found = penalties if site["is_observed"] else kl
+                found[name] = per_datum(_log_prob(site), site, n, guide_trace)
         areas = {name: _area(guide_trace[name]["fn"].event_shape) for name in kl}
-        return Terms(log_likelihood, kl, areas)
+        return Terms(log_likelihood, kl, areas, penalties)
 
     def loss_of(
         self, means: Means, kl_weight: float | Array, balance: dict[str, Array] | None = None
@@ -130,7 +141,7 @@ class Objective(TraceMeanField_ELBO):
             if self.settings.free_bits:
                 kl = jnp.maximum(kl, self.settings.free_bits)
             divergence = divergence + (kl if balance is None else balance[name] * kl)
-        return kl_weight * divergence - means.log_likelihood
+        return kl_weight * divergence - means.log_likelihood + means.penalty
 
     def balance(self, terms: Terms, kl_weight: float | Array) -> dict[str, Array] | None:
         r"""Weights of the sites' divergences while they warm up, 1 on average; 1 afterwards.
@@ -178,8 +189,9 @@ class Objective(TraceMeanField_ELBO):
                 f"and which so has no weight for each image, came {k}: set it to 1"
             )
         log_weights = terms.log_weight(weight).reshape(-1, k)
-        loss = math.log(k) - jax.nn.logsumexp(log_weights, axis=1).mean()
-        return loss, terms.means(self.num_data)
+        means = terms.means(self.num_data)
+        loss = math.log(k) - jax.nn.logsumexp(log_weights, axis=1).mean() + means.penalty
+        return loss, means
 
     def loss_with_mutable_state(
         self, rng_key: Any, param_map: Any, model: Any, guide: Any, *args: Any, **kwargs: Any
@@ -215,8 +227,14 @@ def traces(model: Any, guide: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]
             name: {**site, "fn": site["infer"].get("prior", site["fn"])}
             for name, site in sites.items()
         }
-        guide_trace = {name: site for name, site in sites.items() if not site["is_observed"]}
-        return {**answered, **priors}, guide_trace
+        own = {
+            name: site
+            for name, site in sites.items()
+            if not site["is_observed"] or site["infer"].get("is_auxiliary")  # a factor statement
+        }
+        penalties = {name for name, site in own.items() if site["is_observed"]}
+        model_trace = {**answered, **priors}
+        return {n: site for n, site in model_trace.items() if n not in penalties}, own
     guide_trace = handlers.trace(guide).get_trace(*args, **kwargs)
     replayed = handlers.replay(model, trace=guide_trace)
     model_trace = handlers.trace(replayed).get_trace(*args, **kwargs)

@@ -463,7 +463,7 @@ class _Seen:
         self.auxiliary = [
             name
             for name, site in self.guide.items()
-            if site["type"] == "sample" and name not in sites
+            if site["type"] == "sample" and not site["is_observed"] and name not in sites
         ]
         inside = {n: jnp.all(s["fn"].support(s["value"])) for n, s in self.observed.items()}
         own = self.recorder.module_values()

@@ -5,6 +5,7 @@ from ppl_vae.pyro.autoregressive import Autoregressive
 from ppl_vae.pyro.bind import bind
 from ppl_vae.pyro.build import build
 from ppl_vae.pyro.calibration import calibration_ranks
+from ppl_vae.pyro.coding import codebook_of, codes_of, decode_codes
 from ppl_vae.pyro.distributions import DiscretizedLogistic
 from ppl_vae.pyro.guide import Guide, Site, data_shape, latent_sites
 from ppl_vae.pyro.hidden import infer_missing, known_only
@@ -47,8 +48,11 @@ __all__ = [
     "build",
     "calibration_ranks",
     "complete",
+    "codebook_of",
+    "codes_of",
     "cross_log_prob",
     "data_shape",
+    "decode_codes",
     "fit",
     "infer_missing",
     "interpolate",

@@ -28,6 +28,7 @@ class Autoregressive(TorchDistribution):
             before them: event shape (c, h, w), for maps of any size.
         batch_shape: such as (n,).
         features: *batch_shape, f, h, w: what all pixels may depend on.
+        support: of a map, where it is not all of the real ones.
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
@@ -40,9 +41,12 @@ class Autoregressive(TorchDistribution):
         conditional: Callable[[Tensor], Any],
         batch_shape: Sequence[int],
         features: Tensor | None = None,
+        support: Any = None,
         validate_args: bool | None = None,
     ) -> None:
         self.net, self.conditional, self.features = net, conditional, features
+        if support is not None:
+            self.support = support
         super().__init__(torch.Size(batch_shape), torch.Size(net.x_shape), validate_args=False)
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Self:
@@ -50,7 +54,9 @@ class Autoregressive(TorchDistribution):
         features = self.features
         if features is not None:
             features = features.expand(*batch_shape, *features.shape[-3:])
-        Autoregressive.__init__(new, self.net, self.conditional, batch_shape, features)
+        Autoregressive.__init__(
+            new, self.net, self.conditional, batch_shape, features, self.support
+        )
         return new
 
     def conditionals(self, value: Tensor) -> Any:

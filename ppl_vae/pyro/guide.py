@@ -97,7 +97,8 @@ class Guide(GuideMessenger, nn.Module):
         if site_is_subsample(msg):
             return
         if msg["is_observed"]:
-            msg["stop"] = self._hides_observed
+            # What the guide itself adds to its objective (`pyro.factor`) is the guide's.
+            msg["stop"] = self._hides_observed and not msg["infer"].get("is_auxiliary")
             return
         prior, infer = msg["fn"], msg["infer"]
         site = Site(msg["name"], unwrapped(prior), prior.event_shape, infer.get("context"))

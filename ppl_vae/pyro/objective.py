@@ -12,6 +12,7 @@ __all__ = ["Means", "Objective", "Terms", "traces"]
 
 import math
 import warnings
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pyro.distributions as dist
@@ -31,10 +32,14 @@ from ppl_vae.settings import ObjectiveSettings
 
 
 class Means(NamedTuple):
-    """Terms of the bound as means over a batch, each of shape (), nats per image."""
+    """Terms of the bound as means over a batch, each of shape (), nats per image.
+
+    `penalty` is what the guide adds to the loss beside them (see `Terms.penalties`).
+    """
 
     log_likelihood: Tensor
     kl: dict[str, Tensor]
+    penalty: Tensor | float = 0.0
 
 
 class Terms(NamedTuple):
@@ -45,11 +50,14 @@ class Terms(NamedTuple):
         kl: {latent site: (n,)}, closed form or log q - log p of the one draw. A latent shared
             by all data has shape () instead.
         areas: {latent site: height · width} of maps (channels, height, width), else 1.
+        penalties: {name: (n,)} of the guide's factor statements, such as a codebook's loss: they
+            count in the loss, and are no part of the bound nor of any weight.
     """
 
     log_likelihood: dict[str, Tensor]
     kl: dict[str, Tensor]
     areas: dict[str, int]
+    penalties: dict[str, Tensor] = MappingProxyType({})  # type: ignore[assignment]
 
     def log_weight(self, kl_weight: float | Tensor = 1.0) -> Tensor:
         """(n,): log p(x, z) - log q(z | x) where divergences are sampled; divergences weighted."""
@@ -62,7 +70,8 @@ class Terms(NamedTuple):
             name: part.mean() if part.dim() else part / (num_data or 1)
             for name, part in self.kl.items()
         }
-        return Means(likelihood, kl)
+        penalty: Any = sum(part.mean() for part in self.penalties.values())
+        return Means(likelihood, kl, penalty)
 
 
 class Objective(TraceMeanField_ELBO):
@@ -111,11 +120,13 @@ class Objective(TraceMeanField_ELBO):
             else:
                 posterior = guide_trace.nodes[name]["fn"]
                 kl[name] = per_datum(_divergence(posterior, site, analytic), site, n)
+        penalties: dict[str, Tensor] = {}
         for name, site in guide_trace.nodes.items():
             if site["type"] == "sample" and name not in model_trace.nodes:  # auxiliary
-                kl[name] = per_datum(site["fn"].log_prob(site["value"]), site, n)
+                found = penalties if site["is_observed"] else kl
+                found[name] = per_datum(site["fn"].log_prob(site["value"]), site, n)
         areas = {name: _area(guide_trace.nodes[name]["fn"].event_shape) for name in kl}
-        return Terms(log_likelihood, kl, areas)
+        return Terms(log_likelihood, kl, areas, penalties)
 
     def loss_of(
         self, means: Means, kl_weight: float | Tensor, balance: dict[str, Tensor] | None = None
@@ -126,7 +137,7 @@ class Objective(TraceMeanField_ELBO):
             if self.settings.free_bits:
                 kl = kl.clamp(min=self.settings.free_bits)
             divergence = divergence + (kl if balance is None else balance[name] * kl)
-        return kl_weight * divergence - means.log_likelihood
+        return kl_weight * divergence - means.log_likelihood + means.penalty
 
     def balance(self, terms: Terms, kl_weight: float | Tensor) -> dict[str, Tensor] | None:
         r"""Weights of the sites' divergences while they warm up, 1 on average; 1 afterwards.
@@ -167,8 +178,9 @@ class Objective(TraceMeanField_ELBO):
                 f"and which so has no weight for each image, came {k}: set it to 1"
             )
         log_weights = terms.log_weight(self.kl_weight).unflatten(0, (-1, k))
-        loss = math.log(k) - log_weights.logsumexp(1).mean()
-        return loss, terms.means(self.num_data)
+        means = terms.means(self.num_data)
+        loss = math.log(k) - log_weights.logsumexp(1).mean() + means.penalty
+        return loss, means
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
         return self.loss_and_means(model, guide, *args, **kwargs)[0]
@@ -193,9 +205,11 @@ def traces(model: Any, guide: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]
     """(model trace, guide trace) of one draw: a single pass where the guide is a handler."""
     if isinstance(guide, GuideMessenger):
         guide(*args, **kwargs)
-        pair = guide.get_traces()
+        model_trace, guide_trace = guide.get_traces()
         guide.trace = poutine.Trace()  # the activations are the pair's now, not the guide's
-        return pair
+        for name in [name for name, site in model_trace.nodes.items() if _is_penalty(site)]:
+            guide_trace.nodes[name] = model_trace.nodes.pop(name)
+        return model_trace, guide_trace
     guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
     replayed = poutine.replay(model, trace=guide_trace)
     model_trace = poutine.trace(replayed).get_trace(*args, **kwargs)
@@ -228,6 +242,13 @@ def _divergence(posterior: Any, site: Any, analytic: bool) -> Any:
         except NotImplementedError:
             pass
     return posterior.log_prob(site["value"]) - site["fn"].log_prob(site["value"])
+
+
+def _is_penalty(site: Any) -> bool:
+    """Whether a site is a factor statement of the guide's."""
+    return bool(
+        site["type"] == "sample" and site["is_observed"] and site["infer"].get("is_auxiliary")
+    )
 
 
 def _area(event_shape: Any) -> int:

@@ -174,7 +174,9 @@ class PyroTrainer:
         extra = [
             name
             for name, site in guide_trace.nodes.items()
-            if site["type"] == "sample" and name not in model_trace.nodes
+            if site["type"] == "sample"
+            and not site["is_observed"]
+            and name not in model_trace.nodes
         ]
         self.sites = (*sorted(latents, key=natural), *extra)
         num_latent = sum(model_trace.nodes[z]["value"].numel() for z in latents) / len(x)

@@ -1,0 +1,106 @@
+r"""The nearest code as posterior (van den Oord et al. 2017, VQ-VAE, section 3).
+
+.. math:: q(z = e_k | x) = 1 \text{ for } k = \arg\min_j |z_e(x) - e_j|^2
+
+trained by the three parts of their equation 3, the last two of which are the guide's factors:
+
+.. math:: \log p(x | z_e + \mathrm{stop}(e - z_e)) - |\mathrm{stop}(z_e) - e|^2
+          - \beta\, |z_e - \mathrm{stop}(e)|^2
+"""
+
+from __future__ import annotations
+
+__all__ = ["VectorQuantizerGuide"]
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pyro
+from torch import Tensor
+
+from ppl_vae.architecture import Architecture
+from ppl_vae.errors import UsageError
+from ppl_vae.pyro.codes import NearestCode
+from ppl_vae.pyro.guide import Guide, Site, data_shape
+from ppl_vae.pyro.nets.code_maps import CodeEncoder
+
+
+class VectorQuantizerGuide(Guide):
+    """A convolutional encoder to a map of vectors, each put to the nearest of the model's codes.
+
+    Squared distances are summed over the map, nats as the image's likelihood is (the paper's code
+    averages both). They count in training alone: a bound has none of them.
+
+    Args:
+        model: with one latent map and a `codebook`, such as `VQVAE`.
+        commitment: β; 0.25 is the paper's.
+        hidden, blocks, activation, batch_norm: None takes the model's own.
+        name: under which stock SVI registers the parameters.
+
+    Raises:
+        UsageError: a model without a codebook.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        commitment: float = 0.25,
+        hidden: Sequence[int] | None = None,
+        blocks: int | None = None,
+        activation: str | None = None,
+        batch_norm: bool | None = None,
+        *,
+        name: str = "guide",
+    ) -> None:
+        super().__init__(model, name=name)
+        if getattr(model, "codebook", None) is None or len(self.sites) != 1:
+            raise UsageError(
+                f"{type(self).__name__}: expected a model of one latent map with a codebook, came "
+                f"{type(model).__name__}: take VQVAE, or another guide"
+            )
+        if commitment < 0:
+            raise UsageError(f"commitment: expected at least 0, came {commitment}")
+        self.commitment = commitment
+        changes = {"hidden": hidden, "activation": activation, "batch_norm": batch_norm}
+        sizes = Architecture.of(model, 1, **changes)
+        (event_shape,) = self.sites.values()
+        self.encoder = CodeEncoder(
+            data_shape(model),
+            sizes.hidden,
+            event_shape[0],
+            getattr(model, "blocks", 0) if blocks is None else blocks,
+            sizes.activation,
+            sizes.batch_norm,
+        )
+        if self.encoder.out_shape != tuple(event_shape):
+            raise UsageError(
+                f"hidden: expected widths that bring images to maps of {tuple(event_shape[1:])}, "
+                f"came {sizes.hidden}, which bring them to {self.encoder.out_shape[1:]}: "
+                "give as many as the model has"
+            )
+
+    def encode(self, x: Tensor) -> Tensor:
+        """(n, d, h', w'): z_e."""
+        found: Tensor = self.encoder(x)
+        return found
+
+    def posterior(self, site: Site, features: Tensor) -> NearestCode:
+        codebook = site.context
+        z = codebook.bound(features)
+        if not codebook.is_learning:
+            return NearestCode(z, codebook.vectors)
+        codebook.start(z)
+        posterior = NearestCode(z, codebook.vectors)
+        codebook.learn(z, posterior.indices)
+        self._penalise(f"{site.name}_commitment", self.commitment * _squared(z, posterior.loc))
+        if codebook.by_gradient:
+            self._penalise(f"{site.name}_codebook", _squared(z.detach(), posterior.code))
+        return posterior
+
+    def _penalise(self, name: str, penalty: Tensor) -> None:
+        pyro.factor(name, penalty, has_rsample=True)
+
+
+def _squared(a: Tensor, b: Tensor) -> Tensor:
+    """(n,): squared distance of maps (n, d, h, w)."""
+    return (a - b).square().sum((-3, -2, -1))

@@ -1,0 +1,73 @@
+"""What a pair with discrete latents makes of images, and images of its codes."""
+
+from __future__ import annotations
+
+__all__ = ["codebook_of", "codes_of", "decode_codes"]
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from ppl_vae.codebooks import check_codes
+from ppl_vae.errors import UsageError
+from ppl_vae.pyro.asking import asked
+from ppl_vae.pyro.codes import embed
+from ppl_vae.pyro.distributions import unwrapped
+from ppl_vae.pyro.objective import traces
+from ppl_vae.pyro.walking import redraw
+
+
+def codebook_of(model: Any) -> np.ndarray:
+    """(K, d): vectors of the model's codes; UsageError where it has none."""
+    codebook = getattr(model, "codebook", None)
+    if codebook is None:
+        raise UsageError(
+            f"model: expected one with a codebook, came {type(model).__name__}, which has none: "
+            "take VQVAE"
+        )
+    found: np.ndarray = codebook.vectors.detach().cpu().numpy()
+    return found
+
+
+def codes_of(
+    model: Any,
+    guide: Any,
+    x: Any,
+    *,
+    params: dict[str, Any] | None = None,
+    seed: int = 0,
+    batch_norm: str = "running",
+    block: int = 1000,
+) -> dict[str, np.ndarray]:
+    """{site: (n, h, w)}: indices of the codes that the guide answers images `x` with.
+
+    The most probable ones where it gives several a chance.
+
+    Raises:
+        UsageError: a pair without discrete latents.
+    """
+    codebook_of(model)
+    parts: dict[str, list[np.ndarray]] = {}
+    with asked(model, guide, x, params, seed, batch_norm) as data:
+        for start in range(0, len(data), block):
+            _, guide_trace = traces(model, guide, data.batch(slice(start, start + block)))
+            for name, site in guide_trace.nodes.items():
+                indices = getattr(unwrapped(site["fn"]), "indices", None)
+                if indices is not None:
+                    parts.setdefault(name, []).append(indices.cpu().numpy())
+    return {name: np.concatenate(found) for name, found in parts.items()}
+
+
+def decode_codes(model: Any, indices: Any, *, seed: int = 0) -> np.ndarray:
+    """Mean images (n, c, h, w) of maps of codes (n, h', w').
+
+    Raises:
+        UsageError: indices that the codebook does not have, or maps of other sides.
+    """
+    indices = np.asarray(indices)
+    check_codes(indices, len(codebook_of(model)), model.sides)
+    with torch.no_grad():
+        vectors = model.codebook.vectors
+        held = embed(torch.as_tensor(indices, device=vectors.device).long(), vectors)
+    return np.asarray(redraw(model, {"z1": held.cpu().numpy()}, seed=seed)["x_mean"])

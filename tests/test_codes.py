@@ -1,0 +1,354 @@
+"""Discrete codes: their distributions, codebooks, the quantiser's gradients, a prior over codes."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from zoo import PPLS, Case, images, noisy, room, side
+
+from evaluation import code_usage
+from ppl_vae import cli
+from ppl_vae.errors import UsageError
+
+
+@pytest.fixture(autouse=True)
+def hasty() -> Iterator[None]:
+    """JAX compiled in haste."""
+    with side("numpyro").hasty():
+        yield
+
+
+@pytest.fixture(params=PPLS)
+def codes(request: pytest.FixtureRequest) -> Any:
+    return importlib.import_module(f"{request.param}_codes")
+
+
+VECTORS = np.array([[0.0, 1.0], [2.0, -1.0]])
+
+
+# The quantiser
+
+
+def test_straight_through(codes: Any) -> None:
+    """The value is the nearest code's vector; the gradient is that of the encoder's output."""
+    z = np.array([[[[0.4, 1.5]], [[0.7, -0.2]]]])  # (1, 2, 1, 2): nearest are codes 0 and 1
+    weights = np.array([[[[3.0, -1.0]], [[0.5, 2.0]]]])
+    found = codes.quantised(z, VECTORS, weights)
+    np.testing.assert_array_equal(found["indices"], [[[0, 1]]])
+    np.testing.assert_array_equal(found["value"], VECTORS[[0, 1]].T.reshape(1, 2, 1, 2))
+    np.testing.assert_array_equal(found["slope_z"], weights)  # of (weights * value).sum()
+    np.testing.assert_array_equal(found["slope_vectors"], np.zeros_like(VECTORS))
+    assert found["kl"] == pytest.approx([2 * math.log(2)], rel=1e-12)
+    assert found["log_prob"] == pytest.approx([0.0])
+    assert found["log_prob_of_others"] == [-np.inf]
+
+
+def test_three_terms(codes: Any) -> None:
+    r"""Equation 3 on two codes, one position: each term moves what it should, by its closed form.
+
+    .. math:: \partial_{z_e} = \partial_z \log p + 2\beta(z_e - e), \quad
+              \partial_e = 2 (e - z_e)
+    """
+    z, beta = np.array([0.4, 0.7]), 0.25
+    nearest = VECTORS[0]
+    found = codes.three_terms(z, VECTORS, beta)
+    assert found["penalties"] == pytest.approx(
+        {
+            "z1_commitment": beta * ((z - nearest) ** 2).sum(),
+            "z1_codebook": ((z - nearest) ** 2).sum(),
+        }
+    )
+    # -log p(x | z) is |z|^2 / 2 up to a constant in that program, its slope at the code e.
+    np.testing.assert_allclose(found["slope_z"], nearest + 2 * beta * (z - nearest), rtol=1e-6)
+    slope = np.zeros_like(VECTORS)
+    slope[0] = 2 * (nearest - z)
+    np.testing.assert_allclose(found["slope_vectors"], slope, rtol=1e-6)
+
+
+def test_penalties_are_no_part_of_the_bound(codes: Any) -> None:
+    """The loss has them in training; terms of evaluation have none, and no weight has."""
+    case = Case(codes.PPL, "vq-vae", "vector-quantizer")
+    pair, x = case.build(), images()
+    side(case.ppl).set_training(*pair, True)
+    likelihood, kl = side(case.ppl).terms(*pair, x)
+    loss = side(case.ppl).loss(*pair, x)
+    penalty = codes.penalty(*pair, x)
+    assert penalty > 0
+    elbo = likelihood["x"].mean() - kl["z1"].mean()
+    assert loss == pytest.approx(-elbo + penalty, rel=1e-5)
+    many = side(case.ppl).loss(*pair, x, num_samples=2)  # two samples of one map are that map
+    assert many == pytest.approx(loss, rel=1e-5)
+    found = room(case.ppl).site_terms(*pair, x)
+    assert list(found["kl"]) == ["z1"]
+    weights = np.asarray(room(case.ppl).log_weights(*pair, x, 2))
+    expected = found["log_likelihood"] - 2 * math.log(3)  # 2 positions of 3 codes
+    np.testing.assert_allclose(weights, np.stack([expected] * 2), rtol=1e-5)
+
+
+@pytest.mark.parametrize("prior_layers", [0, 2])
+def test_the_bound_is_a_bound(codes: Any, prior_layers: int) -> None:
+    """Against log p(x) by enumeration of all 3^2 maps of codes."""
+    ppl, x = room(codes.PPL), images(n=4)
+    case = Case(codes.PPL, "vq-vae", "vector-quantizer")
+    pair = case.build(prior_layers=prior_layers, prior_channels=4)
+    ppl.load_state(*pair, noisy(ppl.state(*pair)))
+    maps = np.array(list(itertools.product(range(3), repeat=2))).reshape(-1, 2, 1)
+    log_prior, log_likelihood = codes.joint(pair[0], maps, x)  # (9,), (9, 4)
+    assert np.exp(log_prior).sum() == pytest.approx(1, rel=1e-5)
+    exact = np.logaddexp.reduce(log_prior[:, None] + log_likelihood, axis=0)
+    bound = np.asarray(ppl.log_weights(*pair, x, 1))[0]
+    assert (bound <= exact + 1e-4).all()
+    chosen = ppl.codes_of(*pair, x)["z1"]
+    at = np.array([np.flatnonzero((maps == one).all((1, 2)))[0] for one in chosen])
+    expected = log_prior[at] + log_likelihood[at, np.arange(4)]
+    np.testing.assert_allclose(bound, expected, rtol=1e-4)
+    drawn = np.asarray(ppl.sample(pair[0], 50)["z1"])
+    vectors = ppl.codebook_of(pair[0])
+    away = np.abs(np.moveaxis(drawn, 1, -1)[..., None, :] - vectors).max(-1).min(-1)
+    assert away.max() < 1e-5  # every draw is a code's vector
+
+
+def test_relaxed_codes(codes: Any) -> None:
+    """Hard codes' divergence by its closed form; relaxed draws near hard ones when it is cold."""
+    logits = np.log(np.array([0.75, 0.25])).reshape(1, 2, 1, 1)
+    found = codes.relaxed(VECTORS, logits, temperature=1e-3, draws=4000)
+    entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
+    assert found["kl"] == pytest.approx([math.log(2) - entropy], rel=1e-5)
+    np.testing.assert_array_equal(found["indices"], [[[0]]])
+    mean = 0.75 * VECTORS[0] + 0.25 * VECTORS[1]
+    spread = np.abs(VECTORS[0] - VECTORS[1]) * math.sqrt(0.75 * 0.25)
+    np.testing.assert_allclose(found["loc"].ravel(), mean, rtol=1e-5)
+    np.testing.assert_allclose(found["scale"].ravel(), spread, rtol=1e-5)
+    for name in ("relaxed", "hard"):
+        error = 5 * spread / math.sqrt(4000)
+        assert (np.abs(found[name].reshape(-1, 2).mean(0) - mean) < error).all()
+    assert np.abs(found["slope"]).max() > 0
+
+
+# Codebooks
+
+
+def test_moving_averages_reach_the_means(codes: Any) -> None:
+    """Fed the same vectors again and again, a code is the mean of those nearest to it."""
+    rows = np.array([[0.0, 1.1], [0.2, 0.9], [0.1, 1.0], [2.0, -1.2], [1.8, -1.0]])
+    book = codes.codebook(VECTORS, update="ema", start="random", restart=0.0)
+    z = np.moveaxis(rows, -1, 0)[None, :, None]
+    for _ in range(2500):  # 0.99 ** 2500 is 1e-11
+        codes.learn(book, z)
+    expected = np.stack([rows[:3].mean(0), rows[3:].mean(0)])
+    np.testing.assert_allclose(codes.vectors(book), expected, rtol=2e-5)
+
+
+@pytest.mark.parametrize("update", ["ema", "gradient"])
+def test_a_dead_code_is_used_again(codes: Any, update: str) -> None:
+    """A code far from everything is put onto what the others serve worst."""
+    start = np.array([[0.0, 1.0], [50.0, 50.0]])
+    rows = np.array([[0.0, 1.0], [0.0, 1.0], [3.0, 1.0]])
+    book = codes.codebook(start, update=update, start="random", restart=0.5)
+    z = np.moveaxis(rows, -1, 0)[None, :, None]
+    used = [codes.learn(book, z) for _ in range(120)]
+    assert set(used[0].ravel()) == {0}
+    assert set(used[-1].ravel()) == {0, 1}
+
+
+def test_a_code_left_dead(codes: Any) -> None:
+    """With restarts off it stays away."""
+    start = np.array([[0.0, 1.0], [50.0, 50.0]])
+    z = np.array([[[[0.0, 3.0]], [[1.0, 1.0]]]])
+    book = codes.codebook(start, update="ema", start="random", restart=0.0)
+    used = [codes.learn(book, z) for _ in range(120)]
+    assert set(used[-1].ravel()) == {0}
+
+
+@pytest.mark.parametrize("update", ["ema", "gradient"])
+def test_k_means_start(codes: Any, update: str) -> None:
+    """Three tight groups: the codes are their means, once, and not again."""
+    rng = np.random.default_rng(0)
+    means = np.array([[5.0, 0.0], [-5.0, 1.0], [0.0, 7.0]])
+    rows = np.concatenate([mean + 0.01 * rng.standard_normal((20, 2)) for mean in means])
+    book = codes.codebook(np.zeros((3, 2)), update=update, start="kmeans", restart=0.0)
+    codes.start(book, np.moveaxis(rows, -1, 0)[None, :, None])
+    expected = np.stack([rows[i : i + 20].mean(0) for i in (0, 20, 40)])
+    found = codes.vectors(book)
+    order = np.lexsort(expected.T), np.lexsort(np.round(found, 3).T)
+    np.testing.assert_allclose(found[order[1]], expected[order[0]], atol=1e-5)
+    codes.start(book, np.moveaxis(rows + 9, -1, 0)[None, :, None])
+    np.testing.assert_array_equal(codes.vectors(book), found)
+
+
+def test_training_moves_the_codebook(codes: Any) -> None:
+    """By moving averages through `fit`, evaluation leaving it as it is, and a copy that loads."""
+    ppl = room(codes.PPL)
+    case = Case(codes.PPL, "vq-vae", "vector-quantizer")
+    pair = case.build(update="ema", start="kmeans", restart=0.1)
+    before = ppl.state(*pair)
+    ppl.fit(*pair, images(), epochs=2, batch_size=3, progress=False)
+    after = ppl.state(*pair)
+    moved = [name for name in after if not np.array_equal(after[name], before[name])]
+    assert {f"model.codebook.running_{n}" for n in ("vectors", "counts", "sums", "started")} <= {
+        *moved
+    }
+    assert "model.codebook.weight" not in after
+    ppl.log_weights(*pair, images(), 1)
+    ppl.codes_of(*pair, images())
+    for name, value in ppl.state(*pair).items():
+        np.testing.assert_array_equal(value, after[name], err_msg=name)
+    other = case.build(seed=1, update="ema")
+    ppl.load_state(*other, after)
+    np.testing.assert_array_equal(ppl.codes_of(*other, images())["z1"],
+                                  ppl.codes_of(*pair, images())["z1"])  # fmt: skip
+
+
+def test_a_grid_needs_no_learning(codes: Any) -> None:
+    """FSQ: each number goes to the nearest of its own levels."""
+    case = Case(codes.PPL, "vq-vae", "vector-quantizer")
+    pair, x = case.build(levels=(3, 2)), images()
+    ppl = room(codes.PPL)
+    assert not any("codebook" in name for name in ppl.state(*pair))
+    z = codes.bounded(*pair, x)
+    levels = [np.array([-1.0, 0.0, 1.0]), np.array([-1.0, 1.0])]
+    at = [np.abs(z[:, i, ..., None] - own).argmin(-1) for i, own in enumerate(levels)]
+    np.testing.assert_array_equal(ppl.codes_of(*pair, x)["z1"], 2 * at[0] + at[1])
+    side(case.ppl).set_training(*pair, True)
+    slopes = side(case.ppl).gradients(*pair, x)
+    assert all((np.abs(slope) > 0).any() for slope in slopes.values())
+    assert codes.penalty(*pair, x) == 0
+    found = ppl.site_terms(*pair, x)["kl"]["z1"]
+    np.testing.assert_allclose(found, 2 * math.log(6), rtol=1e-6)
+
+
+def test_codes_agree() -> None:
+    """Indices, vectors and averages of one set of weights in both PPLs."""
+    x = images(dtype=np.float64)
+    found = {}
+    for ppl in PPLS:
+        with side(ppl).precision("float64"):
+            pair = Case(ppl, "vq-vae", "vector-quantizer").build(update="ema", prior_layers=1)
+            side(ppl).double(*pair)
+            weights = room(ppl).state(*pair)
+            held = {n: np.exp(v) for n, v in noisy(weights).items() if n.endswith("_counts")}
+            held["model.codebook.running_started"] = np.ones(())
+            room(ppl).load_state(*pair, {**noisy(weights), **held})
+            side(ppl).set_training(*pair, True)
+            after = side(ppl).mutated(*pair, x)
+            found[ppl] = {n: after[n] for n in after if "codebook" in n}
+            found[ppl]["weights"] = np.asarray(room(ppl).log_weights(*pair, x, 1))
+            found[ppl]["codes"] = room(ppl).codes_of(*pair, x)["z1"]
+    assert found["pyro"].keys() == found["numpyro"].keys()
+    for name, value in found["pyro"].items():
+        np.testing.assert_allclose(found["numpyro"][name], value, rtol=1e-9, err_msg=name)
+
+
+# Bad input
+
+
+def test_bad_codebooks(codes: Any) -> None:
+    case = Case(codes.PPL, "vq-vae", "vector-quantizer")
+    for changes, message in (
+        ({"codes": 1}, "codes: expected at least 2, came 1"),
+        ({"update": "emma"}, r"update: unknown 'emma': did you mean 'ema'\?"),
+        ({"restart": 1.5}, "restart: expected at least 0 and below 1, came 1.5"),
+        ({"levels": (3, 1)}, "levels: expected .* at least 2, came"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            case.build(**changes)
+    with pytest.raises(UsageError, match="learns by gradient, came one of moving averages"):
+        Case(codes.PPL, "vq-vae", "gumbel-softmax").build(update="ema")
+    with pytest.raises(UsageError, match="expected a model of one latent map with a codebook"):
+        Case(codes.PPL, "vae-conv", "vector-quantizer").build()
+
+
+def test_codes_out_of_range(codes: Any) -> None:
+    ppl = room(codes.PPL)
+    model, _ = Case(codes.PPL, "vq-vae", "vector-quantizer").build()
+    assert ppl.decode_codes(model, np.array([[[0], [2]]])).shape == (1, 2, 5, 4)
+    with pytest.raises(UsageError, match="from 0 to 2, came 0 to 3"):
+        ppl.decode_codes(model, np.array([[[0], [3]]]))
+    with pytest.raises(UsageError, match=r"shape \(n, 2, 1\), came \(1, 1, 2\)"):
+        ppl.decode_codes(model, np.array([[[0, 1]]]))
+    with pytest.raises(UsageError, match="which has none: take VQVAE"):
+        ppl.codes_of(*Case(codes.PPL, "vae", "mean-field").build(), images())
+    prior = codes.prior((1, 2, 1), 3)
+    with pytest.raises(UsageError, match="outside the support"):
+        ppl.fit(*prior, np.full((4, 1, 2, 1), 3.0, np.float32), epochs=1, progress=False)
+
+
+# Use of codes
+
+
+def test_usage() -> None:
+    """Perplexity of 1/2, 1/4, 1/4 is 2^1.5; half the patches blank leave sqrt(2 · 2 (K - 1))."""
+    found = code_usage(np.array([[[0, 0], [1, 3]]]), 4)
+    assert found["count"].values.tolist() == [2, 1, 0, 1]
+    assert int(found["used"]) == 3
+    assert float(found["perplexity"]) == pytest.approx(2**1.5)
+    np.testing.assert_allclose(found["position_perplexity"], np.ones((2, 2)))
+    blank = np.zeros((1, 1, 4, 4))
+    blank[..., :2, 1::2] = 1.0  # the upper two patches of 2 × 2 are not blank
+    found = code_usage(np.array([[[0, 1], [2, 2]]]), 9, blank)
+    assert float(found["blank_share"]) == 0.5
+    assert float(found["ceiling"]) == pytest.approx(2 * math.sqrt(8))
+    with pytest.raises(UsageError, match="expected 0 to 1, came 0 to 2"):
+        code_usage(np.array([[[0, 2]]]), 2)
+
+
+# The second stage
+
+
+@pytest.mark.parametrize("ppl", PPLS)
+def test_second_stage(ppl: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Train, learn the codes' prior, evaluate both: the guide and its codes stay, bits change."""
+    first, second = str(tmp_path / "first"), str(tmp_path / "second")
+    small = [
+        "training.epochs=1", "model.init_args.hidden=[4,4]", "model.init_args.codes=4",
+        "model.init_args.code_dim=2",
+    ]  # fmt: skip
+    sets = [part for one in small for part in ("--set", one)]
+    assert cli.main(["train", "vqvae-digits", "--ppl", ppl, "--out", first, *sets]) == 0
+    chosen = ["layers=1", "channels=4", "training.epochs=10", "training.learning_rate=0.01"]
+    sizes = [part for one in chosen for part in ("--set", one)]
+    assert cli.main(["prior", first, "--out", second, *sizes]) == 0
+    printed = capsys.readouterr().out
+    told = []
+    for run in (first, second):
+        asked = ["--samples", "1", "--check", "codes", "--json"]
+        assert cli.main(["evaluate", run, *asked]) == 0
+        told.append(json.loads(capsys.readouterr().out.splitlines()[-1])["checks"]["codes"])
+    assert told[0]["perplexity"] == told[1]["perplexity"]
+    assert told[0]["code_bits"] == pytest.approx(told[0]["uniform_bits"], rel=1e-6)
+    assert told[1]["uniform_bits"] == told[0]["uniform_bits"]
+    for number, where in ((told[0], "uniform prior"), (told[1], "learned one")):
+        assert f"{number['code_bits']:.4f} under the {where}" in printed
+    assert told[1]["code_bits"] < told[0]["code_bits"]
+    assert cli.main(["sample", second, "--count", "3", "--out", str(tmp_path / "s.npz")]) == 0
+    assert cli.main(["prior", first, "--out", second]) == 2  # holds a run already
+
+
+@pytest.mark.parametrize("ppl", PPLS)
+def test_a_prior_of_another_codebook_is_refused(ppl: str) -> None:
+    from ppl_vae.recipes import Recipe
+    from ppl_vae.second_stage import PriorSettings, attach
+
+    codes = importlib.import_module(f"{ppl}_codes")
+    case = Case(ppl, "vq-vae", "vector-quantizer")
+    pair, other = case.build(), case.build(seed=1)
+    recipe = Recipe.from_dict({
+        "name": "a", "data": {"name": "digits"}, "guide": "VectorQuantizerGuide",
+        "model": {"class_path": "VQVAE", "init_args": {"codes": 3, "code_dim": 2}},
+    })  # fmt: skip
+    prior, _ = codes.prior((1, 2, 1), 3)
+    settings = PriorSettings(layers=1, channels=2)
+    book = room(ppl).codebook_of(other[0])
+    with pytest.raises(UsageError, match="another codebook"):
+        attach(recipe, ppl, pair, prior, book, settings)
+    wide, _ = codes.prior((1, 2, 2), 3)
+    with pytest.raises(UsageError, match=r"maps of \(2, 1\), came one of \(2, 2\)"):
+        attach(recipe, ppl, pair, wide, room(ppl).codebook_of(pair[0]), settings)
