@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -46,3 +48,11 @@ def ppl(request: pytest.FixtureRequest) -> str:
 def root() -> Path:
     """The clone's top folder."""
     return ROOT
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forgets_compiled() -> Iterator[None]:
+    """What XLA compiled for one file's tests leaves memory with the file; it stays on disk."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
