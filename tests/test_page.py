@@ -374,7 +374,7 @@ def test_evaluate_writes_a_report(runs: list[Path]) -> None:
     assert facts["bound"].startswith("L_30: 30 importance samples")
     assert facts["images"] == "the first 40 of the split"
     assert "numpy" in facts["versions"]
-    assert facts["evaluation"].startswith("ppl-vae ")
+    assert facts["evaluation"].startswith("ppl-vae")
     cells = [text for _, text in parsed.all("td")]
     assert f"{told['nll']:.2f} ± {told['nll_se']:.2f}" in cells
     assert len(parsed.all("img")) == 6

@@ -81,7 +81,10 @@ def test_shipped_recipe_trains(name: str, ppl: str) -> None:
     if recipe.data.name in ("folder", "npy"):
         x_shape = (3, 32, 32)
     grey = np.random.default_rng(0).integers(0, 256, (16, *x_shape)).astype(np.uint8)
-    images = data.Images(grey, binarization=recipe.data.binarization)
+    drawn = recipe.data.binarization != "none"
+    images = data.Images(grey, binarization="dynamic" if drawn else "none")
+    if recipe.data.binarization == "static":
+        images = images.fixed(0)
     if recipe.data.masks:
         masks = draw_mixed(recipe.data.masks, 32, images.x_shape[1:])
         images = images.with_fresh_masks(masks)
