@@ -111,7 +111,7 @@ def _beside(section: Section, numbers: Sequence[Published]) -> Section:
     rows = ours + theirs
     names = list(dict.fromkeys(name for row in rows for name in row))
     bounds = [name for name in names if name.startswith("-L_")]
-    bounds.sort(key=lambda name: int(name[2:]))
+    bounds.sort(key=lambda name: int(name[3:]))
     ordered = [name for name in names if name not in (*bounds, "ELBO")]
     after = (i for i, name in enumerate(ordered) if name.startswith(("bits/dim", "active")))
     at = next(after, len(ordered))
