@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,21 @@ ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+# Tests run what they compile once or twice: XLA optimises for nothing, a third of its time.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+HASTE = "--xla_cpu_use_fusion_emitters=false"
+
+
+def pytest_configure() -> None:
+    """XLA's flag for plainer code, where the XLA at hand has it: an unknown one would end it."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    if HASTE in flags or importlib.util.find_spec("jax") is None:
+        return  # workers have it from their parent
+    hasty = {**os.environ, "XLA_FLAGS": f"{flags} {HASTE}".strip()}
+    probe = [sys.executable, "-c", "import jax; jax.devices()"]
+    if subprocess.run(probe, env=hasty, capture_output=True).returncode == 0:
+        os.environ["XLA_FLAGS"] = hasty["XLA_FLAGS"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

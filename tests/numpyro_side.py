@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = [
     "activation", "asked_target", "automatic", "batches", "blind", "build", "chain", "copying",
     "densities", "discretized_logistic",
-    "double", "eager", "gradients", "guide_of", "hasty", "independent", "is_guide",
+    "double", "eager", "gradients", "guide_of", "independent", "is_guide",
     "is_training", "loss", "loss_of", "mutated", "posterior_of_one_step", "precision",
     "predictive", "prior_guide", "program", "renyi", "set_training", "shapes", "shared",
     "slope", "stock_svi", "terms",
@@ -13,8 +13,7 @@ __all__ = [
 
 import importlib
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import jax
@@ -29,7 +28,7 @@ from numpyro import handlers
 
 from ppl_vae.numpyro import DiscretizedLogistic, Guide, Objective, state
 from ppl_vae.numpyro.asking import batch_norms
-from ppl_vae.numpyro.bind import SiteRecorder, StateRecorder, write_back
+from ppl_vae.numpyro.bind import SiteRecorder, StateRecorder, fresh, write_back
 from ppl_vae.numpyro.build import as_dtype
 from ppl_vae.numpyro.data import DeviceImages
 from ppl_vae.numpyro.guide import set_mode
@@ -64,17 +63,6 @@ def eager() -> Any:
     return jax.disable_jit()
 
 
-@contextmanager
-def hasty() -> Iterator[None]:
-    """Compile in haste, for what runs but once."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    try:
-        yield
-    finally:
-        jax.config.update("jax_disable_most_optimizations", before)
-
-
 def precision(name: str) -> Any:
     """Context in which float32 or float64 can be had."""
     return jax.enable_x64(True) if name == "float64" else nullcontext()
@@ -100,27 +88,31 @@ def terms(
     x: Any,
     seed: int = 0,
     objective: Any = None,
-    compiled: bool = False,
     **kwargs: Any,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """(log likelihood by site, divergence by site), numpy (n,) each."""
 
+    @jax.jit
     def run(x: Any) -> Any:
         with handlers.seed(rng_seed=seed):
-            return (objective or Objective()).terms(model, guide, x, **kwargs)
+            found = (objective or Objective()).terms(model, guide, x, **kwargs)
+        return found.log_likelihood, found.kl
 
-    found = (jax.jit(run) if compiled else run)(jnp.asarray(x))
-    return _numpy(found.log_likelihood), _numpy(found.kl)
+    likelihood, kl = run(jnp.asarray(x))
+    return _numpy(likelihood), _numpy(kl)
 
 
 def densities(
     model: Any, guide: Any, x: Any, seed: int = 0, latents: dict[str, Any] | None = None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """({"log p(x)", "log q(z1)", "kl(z1)", …: (n,)}, latents), at the `latents` given or a draw."""
-    values = {name: jnp.asarray(value) for name, value in (latents or {}).items()}
-    with handlers.substitute(data=values):
-        with handlers.seed(rng_seed=seed):
-            model_trace, guide_trace = traces(model, guide, jnp.asarray(x))
+    objective = Objective()
+
+    @jax.jit
+    def run(weights: Any, x: Any, values: Any) -> Any:
+        held = handlers.substitute(data={**fresh(weights), **values})
+        with held, handlers.seed(rng_seed=seed):
+            model_trace, guide_trace = traces(model, guide, x)
         found, drawn = {}, {}
         for name, site in model_trace.items():
             if site["type"] != "sample":
@@ -129,36 +121,41 @@ def densities(
             if not site["is_observed"]:
                 drawn[name] = site["value"]
                 found[f"log q({name})"] = guide_trace[name]["fn"].log_prob(site["value"])
-        likelihood, kl = terms(model, guide, x, seed)
-        sampled = terms(model, guide, x, seed, analytic=False)[1]
-    extra = {f"log p({name} | z)": value for name, value in likelihood.items()}
-    extra |= {f"kl({name})": value for name, value in kl.items()}
-    extra |= {f"sampled kl({name})": value for name, value in sampled.items()}
-    return {**_numpy(found), **extra}, _numpy(drawn)
+        for title, analytic in {"kl": True, "sampled kl": False}.items():
+            held = handlers.substitute(data={**fresh(weights), **values})
+            with held, handlers.seed(rng_seed=seed):
+                answer = objective.terms(model, guide, x, analytic=analytic)
+            found |= {f"log p({name} | z)": value for name, value in answer.log_likelihood.items()}
+            found |= {f"{title}({name})": value for name, value in answer.kl.items()}
+        return found, drawn
+
+    recorder = SiteRecorder()
+    recorder.modules = {k: m for k, m in _named(model, guide) if isinstance(m, nnx.Module)}
+    values = {name: jnp.asarray(value) for name, value in (latents or {}).items()}
+    # Weights as arguments: other weights are the same program, compiled already.
+    found, drawn = run(recorder.module_values(), jnp.asarray(x), values)
+    return _numpy(found), _numpy(drawn)
 
 
 def mutated(model: Any, guide: Any, x: Any) -> dict[str, Any]:
     """Weights after one pass of the objective, in whatever mode the modules are."""
-    recorder = SiteRecorder()
-    with recorder:
-        state_of = StateRecorder()
-        with state_of:
-            loss(model, guide, x)
+    recorder, state_of = SiteRecorder(), StateRecorder()
+    with recorder, state_of, eager():
+        loss(model, guide, x)
     write_back(recorder.modules, {**recorder.module_values(), **state_of.values})
     return state(model, guide)
 
 
-def loss(
-    model: Any, guide: Any, x: Any, seed: int = 0, compiled: bool = False, **settings: Any
-) -> float:
+def loss(model: Any, guide: Any, x: Any, seed: int = 0, **settings: Any) -> float:
     """The objective's loss on one batch."""
     objective = Objective(ObjectiveSettings(**settings))
 
+    @jax.jit
     def run(x: Any) -> Any:
         with handlers.seed(rng_seed=seed):
             return objective.loss_and_means(model, guide, x)[0]
 
-    return float((jax.jit(run) if compiled else run)(jnp.asarray(x)))
+    return float(run(jnp.asarray(x)))
 
 
 def loss_of(
@@ -190,18 +187,17 @@ def discretized_logistic(
     return _numpy({**found, "draws": fn.sample(jax.random.key(0), (draws,))})
 
 
-def gradients(
-    model: Any, guide: Any, x: Any, seed: int = 0, compiled: bool = False, **settings: Any
-) -> dict[str, Any]:
+def gradients(model: Any, guide: Any, x: Any, seed: int = 0, **settings: Any) -> dict[str, Any]:
     """{torch name: gradient of the objective's loss} of every parameter."""
     objective = Objective(ObjectiveSettings(**settings))
     parts = {f"{name}$params": nnx.split(m, nnx.Param, ...)[1] for name, m in _named(model, guide)}
 
-    def value(params: Any) -> Any:
+    @jax.jit
+    @jax.grad
+    def slope(params: Any) -> Any:
         with handlers.seed(rng_seed=seed), handlers.substitute(data=params):
             return objective.loss_and_means(model, guide, jnp.asarray(x))[0]
 
-    slope = jax.jit(jax.grad(value)) if compiled else jax.grad(value)
     grads = slope({name: nnx.to_pure_dict(part) for name, part in parts.items()})
     held = [nnx.clone(module) for module in (model, guide)]  # to carry the gradients' names
     for (name, _), module in zip(_named(model, guide), held, strict=True):
@@ -217,8 +213,9 @@ def stock_svi(model: Any, guide: Any, x: Any, elbo: str, steps: int = 2) -> dict
     optimizer = numpyro.optim.Adam(0.01)
     svi = numpyro.infer.SVI(model, guide, optimizer, getattr(numpyro.infer, elbo)())
     now = svi.init(jax.random.key(0), x)
+    update = jax.jit(svi.update)
     for _ in range(steps):
-        now, value = svi.update(now, x)
+        now, value = update(now, x)
         assert np.isfinite(value)
     write_back(dict(_named(model, guide)), {**svi.get_params(now), **(now.mutable_state or {})})
     return state(model, guide)

@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = [
     "activation", "asked_target", "automatic", "batches", "blind", "build", "chain", "copying",
     "densities", "discretized_logistic",
-    "double", "eager", "gradients", "guide_of", "hasty", "independent", "is_guide",
+    "double", "eager", "gradients", "guide_of", "independent", "is_guide",
     "is_training", "loss", "loss_of", "mutated", "posterior_of_one_step", "precision",
     "predictive", "prior_guide", "program", "renyi", "set_training", "shapes", "shared",
     "slope", "stock_svi", "terms",
@@ -60,11 +60,6 @@ def eager() -> Any:
     return nullcontext()
 
 
-def hasty() -> Any:
-    """Compile in haste: torch does not compile."""
-    return nullcontext()
-
-
 def precision(name: str) -> Any:
     """Context in which float32 or float64 can be had."""
     return nullcontext()
@@ -97,7 +92,6 @@ def terms(
     x: Any,
     seed: int = 0,
     objective: Any = None,
-    compiled: bool = False,
     **kwargs: Any,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """(log likelihood by site, divergence by site), numpy (n,) each."""
@@ -135,9 +129,7 @@ def mutated(model: Any, guide: Any, x: Any) -> dict[str, Any]:
     return state(model, guide)
 
 
-def loss(
-    model: Any, guide: Any, x: Any, seed: int = 0, compiled: bool = False, **settings: Any
-) -> float:
+def loss(model: Any, guide: Any, x: Any, seed: int = 0, **settings: Any) -> float:
     """The objective's loss on one batch."""
     objective = Objective(ObjectiveSettings(**settings))
     with seeded(seed), torch.no_grad():
@@ -169,9 +161,7 @@ def discretized_logistic(
         return _numpy({**found, "draws": fn.sample((draws,))})
 
 
-def gradients(
-    model: Any, guide: Any, x: Any, seed: int = 0, compiled: bool = False, **settings: Any
-) -> dict[str, Any]:
+def gradients(model: Any, guide: Any, x: Any, seed: int = 0, **settings: Any) -> dict[str, Any]:
     """{torch name: gradient of the objective's loss} of every parameter; zeros where None."""
     objective = Objective(ObjectiveSettings(**settings))
     named = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import itertools
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,13 +11,6 @@ import pytest
 from zoo import PPLS, noisy, room, side
 
 from ppl_vae.errors import UsageError
-
-
-@pytest.fixture(autouse=True)
-def hasty() -> Iterator[None]:
-    """JAX compiled in haste."""
-    with side("numpyro").hasty():
-        yield
 
 
 @pytest.fixture(params=PPLS)

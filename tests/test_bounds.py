@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,6 @@ from ppl_vae.errors import UsageError
 STARTS = ("prior", "guide")
 SMALL = LinearGaussian(num_data=200, num_observed=3, num_latents=2, noise=1.5)
 SHORT = {"num_temperatures": 8, "num_leapfrogs": 2, "pilot_temperatures": 10, "num_chains": 8}
-
-
-@pytest.fixture(autouse=True)
-def hasty() -> Iterator[None]:
-    """JAX compiled in haste."""
-    with side("numpyro").hasty():
-        yield
 
 
 def annealed(ppl: str, pair: Any, x: Any, start: str, latents: Any = None, **changes: Any) -> Any:

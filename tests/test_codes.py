@@ -6,7 +6,6 @@ import importlib
 import itertools
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,6 @@ from zoo import PPLS, Case, images, noisy, room, side
 from evaluation import code_usage
 from ppl_vae import cli
 from ppl_vae.errors import UsageError
-
-
-@pytest.fixture(autouse=True)
-def hasty() -> Iterator[None]:
-    """JAX compiled in haste."""
-    with side("numpyro").hasty():
-        yield
 
 
 @pytest.fixture(params=PPLS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +21,6 @@ COMPILED = [pair for pair in PAIRS if pair.model != "nvae" or pair.guide == "nva
 
 def over(cases: list[Case]) -> Any:
     return pytest.mark.parametrize("case", cases, ids=str)
-
-
-@pytest.fixture
-def eager() -> Iterator[None]:
-    """JAX uncompiled: so many tiny programs are sooner run, on six images each, than compiled."""
-    with side("numpyro").eager():
-        yield
-
-
-@pytest.fixture(autouse=True)
-def hasty() -> Iterator[None]:
-    """JAX compiled in haste, operations and programs alike."""
-    with side("numpyro").hasty():
-        yield
 
 
 # Sites and shapes
@@ -59,7 +44,6 @@ def test_sites_are_the_model_s(case: Case) -> None:
 
 
 @over([pair for pair in LADDERS if pair.guide != "mean-field"])
-@pytest.mark.usefixtures("eager")
 def test_shapes_of_every_answer(case: Case) -> None:
     pair, x = case.build(), images()
     ppl = room(case.ppl)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,12 +63,6 @@ class Inpainting(Case):
 
 
 CASES = [Inpainting(ppl) for ppl in PPLS]
-
-
-@pytest.fixture(autouse=True)
-def hasty() -> Iterator[None]:
-    with side("numpyro").hasty():
-        yield
 
 
 # What every pair promises

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +27,6 @@ from ppl_vae.errors import UsageError
 RNG = np.random.default_rng(0)
 ANGLE = np.deg2rad(30)
 TURN = np.array([[np.cos(ANGLE), np.sin(ANGLE)], [-np.sin(ANGLE), np.cos(ANGLE)]])
-
-
-@pytest.fixture(autouse=True)
-def hasty() -> Iterator[None]:
-    """JAX compiled in haste."""
-    with side("numpyro").hasty():
-        yield
 
 
 def test_principal_components_find_planted_directions() -> None:

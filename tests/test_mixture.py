@@ -19,8 +19,8 @@ LOG_SCALES = [-7.0, -3.0, 0.0, 4.0]
 
 @pytest.fixture(autouse=True)
 def double() -> Iterator[None]:
-    """float64 in JAX as well, compiled in haste."""
-    with side("numpyro").precision("float64"), side("numpyro").hasty():
+    """float64 in JAX as well."""
+    with side("numpyro").precision("float64"):
         yield
 
 

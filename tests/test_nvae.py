@@ -21,8 +21,8 @@ def cells(ppl: str) -> Any:
 
 @pytest.fixture(autouse=True)
 def double() -> Iterator[None]:
-    """float64 in JAX as well, compiled in haste."""
-    with side("numpyro").precision("float64"), side("numpyro").hasty():
+    """float64 in JAX as well."""
+    with side("numpyro").precision("float64"):
         yield
 
 

@@ -58,7 +58,7 @@ def test_every_key_has_its_place(name: str, ppl: str) -> None:
 def test_the_nets_are_the_authors(name: str, ppl: str) -> None:
     """Divergences and log likelihood equal those worked out by hand from the authors' names."""
     arrays, config = reference(name)
-    with side(ppl).hasty(), side(ppl).precision("float64"):
+    with side(ppl).precision("float64"):
         pair = published.nvae(arrays, config, ppl)
         side(ppl).double(*pair)
         levels = np.random.default_rng(1).integers(0, 256, (2, *pair[0].x_shape))

@@ -24,12 +24,6 @@ def double() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(autouse=True)
-def hasty() -> Iterator[None]:
-    with side("numpyro").hasty():
-        yield
-
-
 def estimate(ppl: str, w: Any, iterations: int) -> Any:
     """u^T W v of (k, R, C) from random vectors."""
     rng = np.random.default_rng(1)

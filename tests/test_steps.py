@@ -72,13 +72,6 @@ def test_optimisers_step_by_formula(ppl: str, settings: dict[str, Any], expected
     assert theta(ppl, **settings) == pytest.approx(expected, rel=2e-5)
 
 
-@pytest.fixture(autouse=True)
-def hasty() -> Any:
-    """JAX compiled, in haste."""
-    with side("numpyro").hasty():
-        yield
-
-
 def test_history_of_known_steps(ppl: str) -> None:
     """Means over an epoch, each batch under the θ of its step; KL weight and rate as set."""
     objective = ObjectiveSettings(warmup_epochs=4, beta_norm=0.5)

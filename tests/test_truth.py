@@ -28,13 +28,6 @@ def double() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(autouse=True)
-def hasty() -> Iterator[None]:
-    """JAX compiled, in haste."""
-    with side("numpyro").hasty():
-        yield
-
-
 def assert_estimates(draws: Any, truth: float) -> None:
     """The mean of independent draws is `truth`, as far as their spread lets one tell."""
     draws = np.asarray(draws, dtype=np.float64).ravel()
@@ -147,7 +140,7 @@ def test_importance_weighted_objective(ppl: str) -> None:
     x = np.concatenate([LINEAR.x] * copies)
     found = {}
     for k in (1, 2, 8):
-        loss = side(ppl).loss(*programs, x, compiled=True, num_samples=k)
+        loss = side(ppl).loss(*programs, x, num_samples=k)
         found[k] = -loss - LINEAR.log_evidence.mean()
         bounds = logsumexp(LINEAR.log_ratios(widen, (20 * copies, k)), axis=1) - np.log(k)
         error = bounds.std() / np.sqrt(5 * copies) + bounds.std() / np.sqrt(20 * copies)
@@ -197,8 +190,8 @@ def test_closed_divergences_are_what_is_sampled(ppl: str, guide: str) -> None:
     room(ppl).load_state(*pair, noisy(room(ppl).state(*pair)))
     side(ppl).set_training(*pair, False)
     x = np.concatenate([images()] * 500)
-    _, closed = side(ppl).terms(*pair, x, compiled=True)
-    _, sampled = side(ppl).terms(*pair, x, compiled=True, analytic=False)
+    _, closed = side(ppl).terms(*pair, x)
+    _, sampled = side(ppl).terms(*pair, x, analytic=False)
     for site, kl in closed.items():
         assert (kl >= 0).all()
         assert sampled[site].std() > 0.1  # else there is nothing to tell apart

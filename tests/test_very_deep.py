@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,6 @@ from ppl_vae.errors import UsageError
 from ppl_vae.runs import Run
 
 X = images(n=8, x_shape=(1, 5, 4))
-
-
-@pytest.fixture(autouse=True)
-def hasty() -> Iterator[None]:
-    """JAX compiled in haste."""
-    with side("numpyro").hasty():
-        yield
 
 
 def built(ppl: str, x_shape: tuple[int, ...] = (1, 5, 4), **changes: Any) -> Any:
@@ -60,7 +52,7 @@ def test_recomputed_activations_change_nothing(ppl: str) -> None:
     weights = noisy(room(ppl).state(*kept))
     for pair in (kept, again):
         room(ppl).load_state(*pair, weights)
-    expected, found = (side(ppl).gradients(*pair, X, compiled=True) for pair in (kept, again))
+    expected, found = (side(ppl).gradients(*pair, X) for pair in (kept, again))
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
     drawn = [side(ppl).densities(*pair, X)[1]["z1"] for pair in (kept, again)]

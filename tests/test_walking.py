@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -22,13 +21,6 @@ def walker(ppl: str, guide: str = "ladder") -> Any:
     pair = Case(ppl, "hierarchy", guide).build()
     room(ppl).load_state(*pair, noisy(room(ppl).state(*pair)))
     return pair
-
-
-@pytest.fixture(autouse=True)
-def hasty() -> Iterator[None]:
-    """JAX compiled in haste."""
-    with side("numpyro").hasty():
-        yield
 
 
 def certain(ppl: str) -> Any:

@@ -38,27 +38,61 @@ def depthwise(x: Array, w: Array) -> Array:
 
     On the CPU as a sum of shifted maps: XLA's convolution by groups takes many times as long there.
     """
-    size = w.shape[-1]
-    pad = size // 2
     dtype = jnp.result_type(x, w)
-    if jax.default_backend() != "cpu":
-        return lax.conv_general_dilated(
-            x.astype(dtype),
-            w.astype(dtype),
-            (1, 1),
-            [(pad, pad)] * 2,
-            dimension_numbers=("NHWC", "OIHW", "NHWC"),
-            feature_group_count=x.shape[-1],
-        )
+    if jax.default_backend() == "cpu":
+        return _shifted_sum(x.astype(dtype), w.astype(dtype))
+    pad = w.shape[-1] // 2
+    return lax.conv_general_dilated(
+        x.astype(dtype),
+        w.astype(dtype),
+        (1, 1),
+        [(pad, pad)] * 2,
+        dimension_numbers=("NHWC", "OIHW", "NHWC"),
+        feature_group_count=x.shape[-1],
+    )
+
+
+@jax.custom_vjp
+def _shifted_sum(x: Array, w: Array) -> Array:
+    """Σ_rc w_rc x shifted by (r, c): what XLA makes one pass over the map of."""
+    size = w.shape[-1]
     height, width = x.shape[1:3]
-    padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    padded = _padded(x, size)
     shifted = (
         padded[:, row : row + height, column : column + width] * w[:, 0, row, column]
         for row in range(size)
         for column in range(size)
     )
-    total: Array = sum(shifted, jnp.zeros((), dtype))
+    total: Array = sum(shifted, jnp.zeros((), x.dtype))
     return total
+
+
+def _shifted_sum_forward(x: Array, w: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _shifted_sum(x, w), (x, w)
+
+
+def _shifted_sum_backward(kept: tuple[Array, Array], slope: Array) -> tuple[Array, Array]:
+    """The map's slope is a shifted sum again, under the kernel turned round; autodiff's is not.
+
+    Derived by JAX it would be a sum of padded maps, each written out: 2.5 times the time.
+    """
+    x, w = kept
+    size = w.shape[-1]
+    padded = _padded(x, size)
+
+    def by_weight(tap: Array) -> Array:
+        shifted = lax.dynamic_slice(padded, (0, tap // size, tap % size, 0), x.shape)
+        return (shifted * slope).sum((0, 1, 2))
+
+    by_tap = lax.map(by_weight, jnp.arange(size**2))
+    return _shifted_sum(slope, w[:, :, ::-1, ::-1]), by_tap.T.reshape(w.shape)
+
+
+_shifted_sum.defvjp(_shifted_sum_forward, _shifted_sum_backward)
+
+
+def _padded(x: Array, size: int) -> Array:
+    return jnp.pad(x, ((0, 0), (size // 2, size // 2), (size // 2, size // 2), (0, 0)))
 
 
 def uniform(fan_in: int) -> Any:
