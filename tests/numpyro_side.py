@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = [
     "activation", "asked_target", "automatic", "batches", "blind", "build", "chain", "copying",
     "densities", "discretized_logistic",
-    "double", "eager", "gradients", "guide_of", "independent", "is_guide",
+    "double", "gradients", "guide_of", "independent", "is_guide",
     "is_training", "loss", "loss_of", "mutated", "posterior_of_one_step", "precision",
     "predictive", "prior_guide", "program", "renyi", "set_training", "shapes", "shared",
     "slope", "stock_svi", "terms",
@@ -56,11 +56,6 @@ def batches(images: Any, count: int) -> list[Any]:
     """All images as a likelihood would score them, several times over, numpy."""
     data = DeviceImages(images, None, jnp.float32)
     return [np.asarray(data.batch(slice(None), jax.random.key(i))) for i in range(count)]
-
-
-def eager() -> Any:
-    """Run without compilation: many small cases share the compiled operations."""
-    return jax.disable_jit()
 
 
 def precision(name: str) -> Any:
@@ -140,7 +135,7 @@ def densities(
 def mutated(model: Any, guide: Any, x: Any) -> dict[str, Any]:
     """Weights after one pass of the objective, in whatever mode the modules are."""
     recorder, state_of = SiteRecorder(), StateRecorder()
-    with recorder, state_of, eager():
+    with recorder, state_of, jax.disable_jit():
         loss(model, guide, x)
     write_back(recorder.modules, {**recorder.module_values(), **state_of.values})
     return state(model, guide)
@@ -212,8 +207,7 @@ def stock_svi(model: Any, guide: Any, x: Any, elbo: str, steps: int = 2) -> dict
     x = jnp.asarray(x)
     optimizer = numpyro.optim.Adam(0.01)
     svi = numpyro.infer.SVI(model, guide, optimizer, getattr(numpyro.infer, elbo)())
-    now = svi.init(jax.random.key(0), x)
-    update = jax.jit(svi.update)
+    now, update = jax.jit(svi.init)(jax.random.key(0), x), jax.jit(svi.update)
     for _ in range(steps):
         now, value = update(now, x)
         assert np.isfinite(value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = [
     "activation", "asked_target", "automatic", "batches", "blind", "build", "chain", "copying",
     "densities", "discretized_logistic",
-    "double", "eager", "gradients", "guide_of", "independent", "is_guide",
+    "double", "gradients", "guide_of", "independent", "is_guide",
     "is_training", "loss", "loss_of", "mutated", "posterior_of_one_step", "precision",
     "predictive", "prior_guide", "program", "renyi", "set_training", "shapes", "shared",
     "slope", "stock_svi", "terms",
@@ -53,11 +53,6 @@ def batches(images: Any, count: int) -> list[Any]:
     data = DeviceImages(images, torch.device("cpu"), torch.float32)
     with seeded(0):
         return [data.batch(slice(None)).numpy() for _ in range(count)]
-
-
-def eager() -> Any:
-    """Run without compilation: torch does."""
-    return nullcontext()
 
 
 def precision(name: str) -> Any:

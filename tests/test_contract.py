@@ -182,7 +182,7 @@ def test_our_objective_under_stock_svi(case: Case) -> None:
     [
         *LADDERS,
         *(pair for pair in PAIRS if pair.model == "vae-conv" and pair.guide == "ladder"),
-        *(pair for pair in PAIRS if pair.guide == "nvae"),
+        *(pair for pair in PAIRS if pair.guide == "nvae-free"),
     ]
 )
 def test_fit_moves_every_weight(case: Case) -> None:

@@ -77,22 +77,13 @@ CASES = [Inpainting(ppl) for ppl in PPLS]
         contract.test_stock_svi_moves_every_weight,
         contract.test_fit_moves_every_weight,
         contract.test_a_copied_guide_keeps_its_model,
+        contract.test_shapes_of_every_answer,
+        contract.test_stock_predictive,
     ],
     ids=lambda promise: promise.__name__,
 )
 def test_contract(promise: Callable[[Case], None], case: Case) -> None:
     promise(case)
-
-
-@pytest.mark.parametrize("case", CASES, ids=str)
-@pytest.mark.parametrize(
-    "promise",
-    [contract.test_shapes_of_every_answer, contract.test_stock_predictive],
-    ids=lambda promise: promise.__name__,
-)
-def test_answers(promise: Callable[[Case], None], case: Case) -> None:
-    with side(case.ppl).eager():
-        promise(case)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -103,8 +94,7 @@ def test_saved_and_loaded_it_is_the_same(case: Case, tmp_path: Path) -> None:
 @pytest.mark.parametrize("ppl", PPLS)
 @pytest.mark.parametrize("x_shape", [(2, 7, 3), (4, 1, 1)])
 def test_odd_sizes(ppl: str, x_shape: tuple[int, ...]) -> None:
-    with side(ppl).eager():
-        contract.test_odd_sizes(Inpainting(ppl), x_shape)
+    contract.test_odd_sizes(Inpainting(ppl), x_shape)
 
 
 @pytest.mark.parametrize(
