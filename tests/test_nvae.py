@@ -154,3 +154,15 @@ def test_groups_by_halving() -> None:
     assert groups_per_scale(2, 10) == (10, 10)
     with pytest.raises(UsageError, match="groups: expected at least 1 at each scale"):
         Scales((1, 8, 8), (0,), 1)
+
+
+def test_initial_weights_are_drawn_as_one_draw_of_their_shape() -> None:
+    """However many numbers the initialiser draws at once to compile few programs."""
+    import jax
+
+    from ppl_vae.numpyro.nets.depthwise import DRAWN, uniform
+
+    for shape in ((3, 2), (DRAWN + 1,)):
+        key = jax.random.key(1)
+        expected = jax.random.uniform(key, shape, "float32", -0.2, 0.2)
+        np.testing.assert_array_equal(uniform(25)(key, shape, "float32"), expected)

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array, lax, random
 
+DRAWN = 4096  # numbers that an initialiser draws at least
+
 
 class DepthwiseConv(nnx.Module):
     """Square depthwise convolution of maps (n, height, width, c) that keeps the sides, no bias.
@@ -100,6 +102,13 @@ def uniform(fan_in: int) -> Any:
     bound = 1 / math.sqrt(fan_in)
 
     def init(key: Any, shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None) -> Array:
-        return random.uniform(key, shape, dtype, -bound, bound)
+        # JAX's generator numbers its draws, so the first of more are the same. XLA compiles a
+        # generator for each size, a third of a second of it: here there are few sizes.
+        size = math.prod(shape)
+        some = DRAWN
+        while some < size:
+            some *= 4
+        drawn = random.uniform(key, (some,), dtype, -bound, bound)
+        return drawn[:size].reshape(shape)
 
     return init
