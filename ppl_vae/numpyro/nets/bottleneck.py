@@ -20,6 +20,8 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
+from ppl_vae.numpyro.nets.convolution import conv_general_dilated
+
 
 class Bottleneck(nnx.Module):
     """Maps (n, side, side, num_inputs) to (n, side, side, num_outputs): channels last.
@@ -83,6 +85,7 @@ def conv(
         padding=size // 2,
         kernel_init=partial(_uniform, bound=gain / math.sqrt(num_inputs * size**2)),
         bias_init=partial(_uniform, bound=0.0),
+        conv_general_dilated=conv_general_dilated,
         rngs=rngs,
     )
 

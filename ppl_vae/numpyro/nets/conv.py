@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from ppl_vae.numpyro.nets.convolution import conv_general_dilated
 from ppl_vae.numpyro.nets.mlp import ACTIVATIONS, batch_norm_layer, linear
 
 
@@ -30,6 +31,7 @@ def conv(
         padding=1,
         use_bias=bias,
         kernel_init=nnx.initializers.glorot_uniform(),
+        conv_general_dilated=conv_general_dilated,
         rngs=rngs,
     )
 

@@ -24,6 +24,7 @@ from flax import nnx
 from jax import Array, lax, random
 
 from ppl_vae.errors import UsageError
+from ppl_vae.numpyro.nets.convolution import conv_general_dilated
 
 
 def conv(
@@ -31,7 +32,15 @@ def conv(
 ) -> nnx.Conv:
     """Convolution without padding, with uniform Glorot weights and zero bias."""
     init = nnx.initializers.glorot_uniform()
-    return nnx.Conv(num_inputs, num_outputs, kernel, padding="VALID", kernel_init=init, rngs=rngs)
+    return nnx.Conv(
+        num_inputs,
+        num_outputs,
+        kernel,
+        padding="VALID",
+        kernel_init=init,
+        conv_general_dilated=conv_general_dilated,
+        rngs=rngs,
+    )
 
 
 def gated(h: Array) -> Array:

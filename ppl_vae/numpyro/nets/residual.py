@@ -24,6 +24,7 @@ from flax import nnx
 from jax import Array
 
 from ppl_vae.numpyro.nets.conv import upsampled
+from ppl_vae.numpyro.nets.convolution import conv_general_dilated
 from ppl_vae.numpyro.nets.depthwise import DepthwiseConv, uniform
 from ppl_vae.numpyro.nets.weight_norm import WeightNormConv
 
@@ -161,7 +162,15 @@ def batch_norm(width: int, *, rngs: nnx.Rngs) -> nnx.BatchNorm:
 def plain(num_inputs: int, num_outputs: int, *, rngs: nnx.Rngs) -> nnx.Conv:
     """1 × 1 convolution without bias, weights as torch's begin."""
     init = uniform(num_inputs)
-    return nnx.Conv(num_inputs, num_outputs, (1, 1), use_bias=False, kernel_init=init, rngs=rngs)
+    return nnx.Conv(
+        num_inputs,
+        num_outputs,
+        (1, 1),
+        use_bias=False,
+        kernel_init=init,
+        conv_general_dilated=conv_general_dilated,
+        rngs=rngs,
+    )
 
 
 def linear(num_inputs: int, num_outputs: int, *, rngs: nnx.Rngs) -> nnx.Linear:

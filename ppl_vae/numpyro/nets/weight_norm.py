@@ -11,9 +11,10 @@ __all__ = ["WeightNormConv"]
 
 import jax.numpy as jnp
 from flax import nnx
-from jax import Array, lax
+from jax import Array
 
 from ppl_vae.masks import Mask
+from ppl_vae.numpyro.nets.convolution import conv
 from ppl_vae.numpyro.nets.depthwise import depthwise, uniform
 
 
@@ -63,19 +64,8 @@ class WeightNormConv(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         w = self.effective_weight()
-        h = _conv(x, w, self.stride) if self.groups == 1 else depthwise(x, w)
+        h = conv(x, w, self.stride, w.shape[-1] // 2) if self.groups == 1 else depthwise(x, w)
         return h if self.bias is None else h + self.bias[...]
-
-
-def _conv(x: Array, w: Array, stride: int) -> Array:
-    dtype, pad = jnp.result_type(x, w), w.shape[-1] // 2
-    return lax.conv_general_dilated(
-        x.astype(dtype),
-        w.astype(dtype),
-        (stride, stride),
-        [(pad, pad)] * 2,
-        dimension_numbers=("NHWC", "OIHW", "NHWC"),
-    )
 
 
 def _norm(v: Array) -> Array:
