@@ -1,4 +1,4 @@
-"""The project's NumPyro training step against JAX by hand: operations, losses, times."""
+"""The project's NumPyro training step against JAX by hand: operations, memory, losses, times."""
 
 from __future__ import annotations
 
@@ -13,22 +13,19 @@ import numpy as np
 from flax import nnx
 from jax import random
 
+import guides.numpyro
+import models.numpyro
 from benchmarks.by_hand_jax import ByHand
 from benchmarks.problem import (
-    BATCH,
-    HIDDEN,
-    LATENTS,
     LEARNING_RATE,
-    X_SHAPE,
     Plan,
+    Problem,
     columns,
     difference,
     grey_images,
     schedules,
 )
 from benchmarks.timing import interleaved
-from guides.numpyro import LadderGuide
-from models.numpyro import HierarchicalVAE
 from ppl_vae.data import Images
 from ppl_vae.numpyro import state
 from ppl_vae.numpyro.training import NumPyroTrainer
@@ -39,40 +36,54 @@ HASTE: dict[str, Any] = {"xla_backend_optimization_level": 0}
 Turn = Callable[[int], np.ndarray]
 
 
-def measure(plan: Plan) -> dict[str, Any]:
-    """Operations a step, difference of the losses, seconds a step {who: (repeats,)}."""
+def measure(plan: Plan, problem: Problem) -> dict[str, Any]:
+    """Operations and peak memory a step, difference of the losses, seconds a step.
+
+    Seconds are {who: (repeats,)}.
+    """
     with jax.default_device(jax.devices("cpu")[0]):
-        images = grey_images(plan.steps * BATCH)
-        ours, by_hand = _sides(images)
-        steps = _compiled(ours, by_hand)
+        images = grey_images(plan.steps * problem.batch, problem.x_shape)
+        ours, by_hand = _sides(problem, images)
+        steps = _compiled(problem, ours, by_hand)
         flops = {who: float(step.cost_analysis()["flops"]) for who, step in steps.items()}
+        memory = {who: _peak(step) for who, step in steps.items()}
         single = plan.quick
         turns = _steps(ours, by_hand, steps, plan) if single else _epochs(ours, by_hand, plan)
         apart = difference(turns["ppl-vae"](0), turns["by hand"](0))
         times = interleaved(turns, plan.repeats)
     seconds = {who: values / plan.steps for who, values in times.items()}
-    return {"flops": flops, "losses_apart": apart, "seconds": seconds}
+    return {"flops": flops, "memory": memory, "losses_apart": apart, "seconds": seconds}
 
 
-def _sides(images: np.ndarray) -> tuple[NumPyroTrainer, ByHand]:
+def _sides(problem: Problem, images: np.ndarray) -> tuple[NumPyroTrainer, ByHand]:
     """The project's trainer and the hand-written one, from the same weights."""
     rngs = nnx.Rngs(0)
-    model = HierarchicalVAE(X_SHAPE, LATENTS, HIDDEN, rngs=rngs)
-    guide = LadderGuide(model, rngs=rngs)
-    by_hand = ByHand(images, state(model, guide))
-    settings = TrainingSettings(batch_size=BATCH, learning_rate=LEARNING_RATE)
+    model_of, guide_of = (
+        getattr(models.numpyro, problem.model),
+        getattr(guides.numpyro, problem.guide),
+    )
+    model = model_of(problem.x_shape, **problem.model_args, rngs=rngs)
+    guide = guide_of(model, **problem.guide_args, rngs=rngs)
+    by_hand = ByHand(problem, images, state(model, guide))
+    settings = TrainingSettings(batch_size=problem.batch, learning_rate=LEARNING_RATE)
     data, cpu = Images(images, binarization="dynamic"), jax.devices("cpu")[0]
     return NumPyroTrainer(model, guide, data, None, ObjectiveSettings(), settings, cpu), by_hand
 
 
-def _compiled(ours: NumPyroTrainer, by_hand: ByHand) -> dict[str, Any]:
+def _compiled(problem: Problem, ours: NumPyroTrainer, by_hand: ByHand) -> dict[str, Any]:
     """One step of each, outside of any loop: of a loop XLA counts the body once."""
-    x = jnp.zeros((BATCH, *X_SHAPE))
+    x = jnp.zeros((problem.batch, *problem.x_shape))
     inputs = (x, random.key(0), jnp.float32(0.5), jnp.float32(LEARNING_RATE))
     return {
         who: jax.jit(side.step).lower(side.now, *inputs).compile(compiler_options=HASTE)
         for who, side in (("ppl-vae", ours), ("by hand", by_hand))
     }
+
+
+def _peak(step: Any) -> int:
+    """Bytes that a compiled step takes above its arguments: results and what lies between."""
+    found = step.memory_analysis()
+    return int(found.temp_size_in_bytes + found.output_size_in_bytes)
 
 
 def _epochs(ours: NumPyroTrainer, by_hand: ByHand, plan: Plan) -> dict[str, Turn]:
@@ -92,7 +103,7 @@ def _steps(
 ) -> dict[str, Turn]:
     """The same by single steps, which spares the compilation of two epochs."""
     now: dict[str, Any] = {"ppl-vae": ours.now, "by hand": by_hand.now}
-    x = ours.train.batch(slice(0, BATCH), random.key(0))
+    x = ours.train.batch(slice(0, by_hand.batch), random.key(0))
 
     def turn_of(who: str) -> Turn:
         def run(turn: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The project's Pyro training step against torch by hand: operations, losses, times."""
+"""The project's Pyro training step against torch by hand: operations, memory, losses, times."""
 
 from __future__ import annotations
 
@@ -11,78 +11,97 @@ import numpy as np
 import torch
 from pyro.infer import TraceMeanField_ELBO
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
+import guides.pyro
+import models.pyro
 from benchmarks.by_hand_torch import ByHand
 from benchmarks.problem import (
-    BATCH,
-    HIDDEN,
-    LATENTS,
     LEARNING_RATE,
-    X_SHAPE,
     Plan,
+    Problem,
     columns,
     difference,
     grey_images,
     schedules,
 )
 from benchmarks.timing import interleaved
-from guides.pyro import LadderGuide
-from models.pyro import HierarchicalVAE
 from ppl_vae.data import Images
 from ppl_vae.pyro import state
 from ppl_vae.pyro.training import PyroTrainer, _surroundings
 from ppl_vae.settings import ObjectiveSettings, TrainingSettings
 
-SETTINGS = TrainingSettings(batch_size=BATCH, learning_rate=LEARNING_RATE, device="cpu", threads=1)
 Turn = Callable[[int], np.ndarray]
 
 
-def measure(plan: Plan) -> dict[str, Any]:
-    """Operations a step, difference of the losses, seconds a step {threads: {who: (repeats,)}}."""
-    with _surroundings(SETTINGS):  # as `fit` runs its epochs
-        images = grey_images(plan.steps * BATCH)
-        flops = _flops(images)
-        turns = _turns(images, plan.steps)
+def measure(plan: Plan, problem: Problem) -> dict[str, Any]:
+    """Operations and peak memory a step, difference of the losses, seconds a step.
+
+    Seconds are {threads: {who: (repeats,)}}.
+    """
+    settings = _settings(problem)
+    with _surroundings(settings):  # as `fit` runs its epochs
+        images = grey_images(plan.steps * problem.batch, problem.x_shape)
+        flops, memory = _counted(problem, images)
+        turns = _turns(problem, images, plan.steps)
         apart = difference(turns["ppl-vae"](0), turns["by hand"](0))
         seconds = {}
         for count in plan.threads:
             torch.set_num_threads(count)
             times = interleaved(turns, plan.repeats)
             seconds[count] = {who: values / plan.steps for who, values in times.items()}
-    return {"flops": flops, "losses_apart": apart, "seconds": seconds}
+    return {"flops": flops, "memory": memory, "losses_apart": apart, "seconds": seconds}
 
 
-def _pair() -> tuple[HierarchicalVAE, LadderGuide]:
+def _settings(problem: Problem) -> TrainingSettings:
+    return TrainingSettings(
+        batch_size=problem.batch, learning_rate=LEARNING_RATE, device="cpu", threads=1
+    )
+
+
+def _pair(problem: Problem) -> tuple[Any, Any]:
     torch.manual_seed(0)
-    model = HierarchicalVAE(X_SHAPE, LATENTS, HIDDEN)
-    return model, LadderGuide(model)
+    model = getattr(models.pyro, problem.model)(problem.x_shape, **problem.model_args)
+    return model, getattr(guides.pyro, problem.guide)(model, **problem.guide_args)
 
 
-def _sides(images: np.ndarray) -> tuple[PyroTrainer, ByHand]:
+def _sides(problem: Problem, images: np.ndarray) -> tuple[PyroTrainer, ByHand]:
     """The project's trainer and the hand-written one, from the same weights."""
-    model, guide = _pair()
-    by_hand = ByHand(images, state(model, guide))
-    data = Images(images, binarization="dynamic")
-    return PyroTrainer(model, guide, data, None, ObjectiveSettings(), SETTINGS), by_hand
+    model, guide = _pair(problem)
+    by_hand = ByHand(problem, images, state(model, guide))
+    data, settings = Images(images, binarization="dynamic"), _settings(problem)
+    return PyroTrainer(model, guide, data, None, ObjectiveSettings(), settings), by_hand
 
 
-def _flops(images: np.ndarray) -> dict[str, int]:
-    """Floating-point operations of one step, forward and backward, as torch counts them."""
-    ours, by_hand = _sides(images)
-    x = torch.bernoulli(by_hand.images[:BATCH].float() / 255)
-    found = {}
+def _counted(problem: Problem, images: np.ndarray) -> tuple[dict[str, int], dict[str, int]]:
+    """Floating-point operations of a step as torch counts them, and bytes at its peak.
+
+    The bytes are above what stands before the step: weights, Adam's moments, the batch.
+    """
+    ours, by_hand = _sides(problem, images)
+    x = torch.bernoulli(by_hand.images[: problem.batch].float() / 255)
+    flops, memory = {}, {}
     for who, step in (("ppl-vae", ours.step), ("by hand", by_hand.step)):
         with FlopCounterMode(display=False) as counter:
             step(x, 0.5, LEARNING_RATE)
-        found[who] = int(counter.get_total_flops())
-    return found
+        flops[who] = int(counter.get_total_flops())
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+            step(x, 0.5, LEARNING_RATE)
+        memory[who] = _peak(profiler)
+    return flops, memory
 
 
-def _turns(images: np.ndarray, steps: int) -> dict[str, Turn]:
+def _peak(profiler: Any) -> int:
+    """Bytes at the peak of what was allocated and freed while `profiler` looked on."""
+    events = profiler.profiler.kineto_results.events()
+    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    return int(np.cumsum([size for _, size in changes]).max())
+
+
+def _turns(problem: Problem, images: np.ndarray, steps: int) -> dict[str, Turn]:
     """Each contestant's epoch, on the turn's own random stream, the same for all."""
-    ours, by_hand = _sides(images)
-    stock = Stock(images)
+    ours, by_hand = _sides(problem, images)
 
     def run_ours(turn: int) -> np.ndarray:
         torch.manual_seed(turn)
@@ -92,19 +111,24 @@ def _turns(images: np.ndarray, steps: int) -> dict[str, Turn]:
         torch.manual_seed(turn)
         return by_hand.run_epoch(*schedules(turn, steps))
 
-    def run_stock(turn: int) -> np.ndarray:
-        torch.manual_seed(turn)
-        return stock.run_epoch(steps)
+    turns = {"ppl-vae": run_ours, "by hand": run_by_hand}
+    if problem.family == "ladder":
+        stock = Stock(problem, images)
 
-    return {"ppl-vae": run_ours, "by hand": run_by_hand, "stock": run_stock}
+        def run_stock(turn: int) -> np.ndarray:
+            torch.manual_seed(turn)
+            return stock.run_epoch(steps)
+
+        turns["stock"] = run_stock
+    return turns
 
 
 class Stock:
     """Pyro's own objective as a torch module under fused Adam: no warm-up, no terms by site."""
 
-    def __init__(self, images: np.ndarray) -> None:
-        self.images = torch.as_tensor(images)
-        model, guide = _pair()
+    def __init__(self, problem: Problem, images: np.ndarray) -> None:
+        self.images, self.batch = torch.as_tensor(images), problem.batch
+        model, guide = _pair(problem)
         self.elbo = TraceMeanField_ELBO()(model, guide)
         self.parameters = [*model.parameters(), *guide.parameters()]
         self.optimizer = torch.optim.Adam(self.parameters, lr=LEARNING_RATE, fused=True)
@@ -114,7 +138,8 @@ class Stock:
         order = torch.randperm(len(self.images))
         rows = []
         for i in range(steps):
-            x = torch.bernoulli(self.images[order[i * BATCH : (i + 1) * BATCH]].float() / 255)
+            index = order[i * self.batch : (i + 1) * self.batch]
+            x = torch.bernoulli(self.images[index].float() / 255)
             self.optimizer.zero_grad(set_to_none=True)
             loss = self.elbo(x) / len(x)
             loss.backward()

@@ -1,4 +1,4 @@
-"""The five-layer Ladder VAE by hand in plain JAX: functions of a pytree of arrays.
+"""Training by hand in plain JAX, as one would write it without a PPL; and the Ladder VAE so.
 
 The mathematics of `HierarchicalVAE` with `LadderGuide` and the analytic ELBO, in one pass.
 """
@@ -15,7 +15,9 @@ import numpy as np
 import optax
 from jax import Array, lax, random
 
-from benchmarks.problem import BATCH, LATENTS
+from benchmarks.nvae_jax import NVAEByHand
+from benchmarks.problem import Problem
+from benchmarks.very_deep_jax import VeryDeepByHand
 
 Tree = Any
 
@@ -73,17 +75,32 @@ def bound(params: Tree, stats: Tree, x: Array, key: Any) -> tuple[Array, list[Ar
     return log_likelihood, kl[::-1], new
 
 
-def loss_of(params: Tree, stats: Tree, x: Array, key: Any, kl_weight: Any) -> tuple[Array, Any]:
-    log_likelihood, kl, new = bound(params, stats, x, key)
-    return kl_weight * sum(kl) - log_likelihood, (log_likelihood, kl, lax.stop_gradient(new))
+class Ladder:
+    """The ladder as the trainer takes it."""
+
+    def __init__(self, problem: Problem) -> None:
+        pass
+
+    def arrays(self, given: dict[str, np.ndarray]) -> tuple[Tree, Tree]:
+        """(parameters, running statistics) from weights as `ppl_vae.numpyro.state` names them."""
+        return from_torch_layout(given)
+
+    def bound(
+        self, params: Tree, stats: Tree, x: Array, key: Any
+    ) -> tuple[Array, list[Array], Tree]:
+        return bound(params, stats, x, key)
+
+
+NETS: dict[str, Any] = {"ladder": Ladder, "nvae": NVAEByHand, "very-deep": VeryDeepByHand}
 
 
 class ByHand:
     """Its training: Adam, an epoch one scan over batches gathered and binarised on the device."""
 
-    def __init__(self, images: np.ndarray, arrays: dict[str, np.ndarray]) -> None:
-        self.images = jnp.asarray(images)
-        params, stats = from_torch_layout(arrays)
+    def __init__(self, problem: Problem, images: np.ndarray, arrays: dict[str, np.ndarray]) -> None:
+        self.images, self.batch = jnp.asarray(images), problem.batch
+        self.net = NETS[problem.family](problem)
+        params, stats = self.net.arrays(arrays)
         self.adam = optax.scale_by_adam()
         self.now = (params, stats, self.adam.init(params))
         self.epoch = jax.jit(self._epoch, donate_argnums=0)
@@ -95,9 +112,10 @@ class ByHand:
         return np.asarray(rows, dtype=np.float64)
 
     def _epoch(self, now: Tree, images: Array, key: Any, rates: Any) -> tuple[Tree, Array]:
-        steps = len(images) // BATCH
+        batch = self.batch
+        steps = len(images) // batch
         shuffle, draws = random.split(key)
-        order = random.permutation(shuffle, len(images))[: steps * BATCH].reshape(steps, BATCH)
+        order = random.permutation(shuffle, len(images))[: steps * batch].reshape(steps, batch)
 
         def body(now: Tree, inputs: Any) -> tuple[Tree, Array]:
             index, key, kl_weight, rate = inputs
@@ -108,9 +126,15 @@ class ByHand:
 
         return lax.scan(body, now, (order, random.split(draws, steps), *rates))
 
+    def loss(
+        self, params: Tree, stats: Tree, x: Array, key: Any, kl_weight: Any
+    ) -> tuple[Array, Any]:
+        log_likelihood, kl, new = self.net.bound(params, stats, x, key)
+        return kl_weight * sum(kl) - log_likelihood, (log_likelihood, kl, lax.stop_gradient(new))
+
     def step(self, now: Tree, x: Array, key: Any, kl_weight: Any, rate: Any) -> tuple[Tree, Array]:
         params, stats, moments = now
-        gradient = jax.value_and_grad(loss_of, has_aux=True)
+        gradient = jax.value_and_grad(self.loss, has_aux=True)
         (loss, (log_likelihood, kl, stats)), grads = gradient(params, stats, x, key, kl_weight)
         norm = jnp.sqrt(sum(jnp.square(grad).sum() for grad in jax.tree.leaves(grads)))
         updates, moments = self.adam.update(grads, moments)
@@ -138,7 +162,7 @@ def from_torch_layout(arrays: dict[str, np.ndarray]) -> tuple[Tree, Tree]:
         kinds = ("running_mean", "running_var")
         return [tuple(jnp.array(arrays[f"{name}.norms.{i}.{k}"]) for k in kinds) for i in range(2)]
 
-    levels = range(len(LATENTS))
+    levels = range(1 + max(int(name.split(".")[2]) for name in arrays if ".heads." in name))
     nets: dict[str, Any] = {
         "up": [f"guide.tower.nets.{level}" for level in levels],
         "down": [f"model.groups.{level}.mlp" for level in levels[:-1]],

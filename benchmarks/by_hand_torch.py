@@ -1,4 +1,4 @@
-"""The five-layer Ladder VAE by hand in plain torch, as one would write it without a PPL.
+"""Training by hand in plain torch, as one would write it without a PPL; and the Ladder VAE so.
 
 The mathematics of `HierarchicalVAE` with `LadderGuide` and the analytic ELBO, in one pass.
 """
@@ -7,12 +7,17 @@ from __future__ import annotations
 
 __all__ = ["ByHand", "Ladder"]
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.problem import BATCH, HIDDEN, LATENTS, LEARNING_RATE, X_SHAPE
+from benchmarks.nvae_torch import NVAEByHand
+from benchmarks.problem import LEARNING_RATE, Problem
+from benchmarks.very_deep_torch import VeryDeepByHand
 
 
 class Block(nn.Module):
@@ -34,20 +39,21 @@ class Block(nn.Module):
 class Ladder(nn.Module):
     """Inference and generative nets; lists run from z1, nearest the data, up."""
 
-    def __init__(self) -> None:
+    def __init__(self, problem: Problem) -> None:
         super().__init__()
-        size = int(np.prod(X_SHAPE))
-        inputs = (size, *HIDDEN[:-1])
-        self.up = nn.ModuleList(Block(a, b) for a, b in zip(inputs, HIDDEN, strict=True))
+        hidden, latents = problem.model_args["hidden"], problem.model_args["latents"]
+        size = int(np.prod(problem.x_shape))
+        inputs = (size, *hidden[:-1])
+        self.up = nn.ModuleList(Block(a, b) for a, b in zip(inputs, hidden, strict=True))
         self.messages = nn.ModuleList(
-            nn.Linear(a, 2 * b) for a, b in zip(HIDDEN, LATENTS, strict=True)
+            nn.Linear(a, 2 * b) for a, b in zip(hidden, latents, strict=True)
         )
-        self.down = nn.ModuleList(Block(a, b) for a, b in zip(LATENTS[1:], HIDDEN[1:], strict=True))
+        self.down = nn.ModuleList(Block(a, b) for a, b in zip(latents[1:], hidden[1:], strict=True))
         self.priors = nn.ModuleList(
-            nn.Linear(a, 2 * b) for a, b in zip(HIDDEN[1:], LATENTS[:-1], strict=True)
+            nn.Linear(a, 2 * b) for a, b in zip(hidden[1:], latents[:-1], strict=True)
         )
-        self.decoder = Block(LATENTS[0], HIDDEN[0])
-        self.out = nn.Linear(HIDDEN[0], size)
+        self.decoder = Block(latents[0], hidden[0])
+        self.out = nn.Linear(hidden[0], size)
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Batch means of log p(x | z) and of each site's divergence, z1 first; nats."""
@@ -73,21 +79,16 @@ class Ladder(nn.Module):
         nll = F.binary_cross_entropy_with_logits(logits, x, reduction="sum") / len(x)
         return -nll, kl[::-1]
 
-    def load(self, arrays: dict[str, np.ndarray]) -> None:
-        """Weights as `ppl_vae.pyro.state` names them."""
-        parts: dict[str, nn.Module] = {"model.decoder.mlp": self.decoder}
-        parts["model.decoder.out"] = self.out
-        for level in range(len(LATENTS)):
-            parts[f"guide.tower.nets.{level}"] = self.up[level]
-            parts[f"guide.heads.{level}.linear"] = self.messages[level]
-        for level in range(len(LATENTS) - 1):
-            parts[f"model.groups.{level}.mlp"] = self.down[level]
-            parts[f"model.groups.{level}.head.linear"] = self.priors[level]
-        for prefix, part in parts.items():
-            for name, tensor in part.state_dict(keep_vars=True).items():
-                if not name.endswith("num_batches_tracked"):
-                    with torch.no_grad():
-                        tensor.copy_(torch.as_tensor(arrays[f"{prefix}.{name}"]))
+    def renamed(self, name: str) -> str:
+        """A weight's name here, from that in `ppl_vae.pyro.state`."""
+        parts = {"model.decoder.mlp": "decoder", "model.decoder.out": "out"}
+        for level in range(len(self.up)):
+            parts[f"guide.tower.nets.{level}"] = f"up.{level}"
+            parts[f"guide.heads.{level}.linear"] = f"messages.{level}"
+            parts[f"model.groups.{level}.mlp"] = f"down.{level}"
+            parts[f"model.groups.{level}.head.linear"] = f"priors.{level}"
+        zoo = next(part for part in parts if name.startswith(f"{part}."))
+        return name.replace(zoo, parts[zoo])
 
 
 def gaussian(h: Tensor) -> tuple[Tensor, Tensor]:
@@ -95,13 +96,30 @@ def gaussian(h: Tensor) -> tuple[Tensor, Tensor]:
     return loc, F.softplus(raw) + 1e-6
 
 
+NETS: dict[str, Callable[[Problem], nn.Module]] = {
+    "ladder": Ladder,
+    "nvae": NVAEByHand,
+    "very-deep": VeryDeepByHand,
+}
+
+
+def load(net: nn.Module, arrays: dict[str, np.ndarray]) -> None:
+    """Weights as `ppl_vae.pyro.state` names them, every one of the net's own."""
+    renamed: Any = getattr(net, "renamed", lambda name: name.partition(".")[2])
+    given = {renamed(name): torch.as_tensor(array) for name, array in arrays.items()}
+    net.load_state_dict(given, strict=False)
+    counters = {name for name in net.state_dict() if name.endswith("num_batches_tracked")}
+    if set(net.state_dict()) - counters != set(given) - counters:
+        raise KeyError(sorted((set(net.state_dict()) ^ set(given)) - counters))
+
+
 class ByHand:
     """Its training: Adam, fused, on batches gathered and binarised from grey images."""
 
-    def __init__(self, images: np.ndarray, arrays: dict[str, np.ndarray]) -> None:
-        self.images = torch.as_tensor(images)
-        self.net = Ladder()
-        self.net.load(arrays)
+    def __init__(self, problem: Problem, images: np.ndarray, arrays: dict[str, np.ndarray]) -> None:
+        self.images, self.batch = torch.as_tensor(images), problem.batch
+        self.net = NETS[problem.family](problem)
+        load(self.net, arrays)
         self.parameters = list(self.net.parameters())
         self.optimizer = torch.optim.Adam(self.parameters, lr=LEARNING_RATE, fused=True)
 
@@ -110,7 +128,7 @@ class ByHand:
         order = torch.randperm(len(self.images))
         rows = []
         for i, (weight, rate) in enumerate(zip(kl_weight, learning_rate, strict=True)):
-            grey = self.images[order[i * BATCH : (i + 1) * BATCH]].float() / 255
+            grey = self.images[order[i * self.batch : (i + 1) * self.batch]].float() / 255
             rows.append(self.step(torch.bernoulli(grey), float(weight), float(rate)))
         return torch.stack(rows).double().numpy()
 

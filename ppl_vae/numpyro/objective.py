@@ -12,6 +12,7 @@ __all__ = ["Means", "Objective", "Terms", "traces"]
 
 import math
 import warnings
+from collections.abc import Iterable
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -50,14 +51,15 @@ class Terms(NamedTuple):
         log_likelihood: {observed site: (n,)} of log p(x | z).
         kl: {latent site: (n,)}, closed form or log q - log p of the one draw. A latent shared
             by all data has shape () instead.
-        areas: {latent site: height · width} of maps (channels, height, width), else 1.
+        areas: {latent site: height · width} of maps (channels, height, width), else 1; empty
+            unless the objective balances sites by them.
         penalties: {name: (n,)} of the guide's factor statements, such as a codebook's loss: they
             count in the loss, and are no part of the bound nor of any weight.
     """
 
     log_likelihood: dict[str, Array]
     kl: dict[str, Array]
-    areas: dict[str, int]
+    areas: dict[str, int] = MappingProxyType({})  # type: ignore[assignment]
     penalties: dict[str, Array] = MappingProxyType({})  # type: ignore[assignment]
 
     def log_weight(self, kl_weight: float | Array = 1.0) -> Array:
@@ -66,12 +68,12 @@ class Terms(NamedTuple):
 
     def means(self, num_data: int | None = None) -> Means:
         """Means over the batch; a latent shared by all `num_data` data counts a share for each."""
-        likelihood: Any = sum(part.mean() for part in self.log_likelihood.values())
+        likelihood: Any = _total(part.mean() for part in self.log_likelihood.values())
         kl = {
             name: part.mean() if part.ndim else part / (num_data or 1)
             for name, part in self.kl.items()
         }
-        penalty: Any = sum(part.mean() for part in self.penalties.values())
+        penalty: Any = _total(part.mean() for part in self.penalties.values())
         return Means(likelihood, kl, penalty)
 
 
@@ -129,19 +131,22 @@ class Objective(TraceMeanField_ELBO):
             if site["type"] == "sample" and name not in model_trace:  # auxiliary
                 found = penalties if site["is_observed"] else kl
                 found[name] = per_datum(_log_prob(site), site, n, guide_trace)
-        areas = {name: _area(guide_trace[name]["fn"].event_shape) for name in kl}
+        areas: dict[str, int] = {}
+        if self.settings.balance:
+            areas = {name: _area(guide_trace[name]["fn"].event_shape) for name in kl}
         return Terms(log_likelihood, kl, areas, penalties)
 
     def loss_of(
         self, means: Means, kl_weight: float | Array, balance: dict[str, Array] | None = None
     ) -> Array:
         """Loss of a batch: nats per image, lower is better; `balance` weights the sites."""
-        divergence: Any = 0.0
+        parts = []
         for name, kl in means.kl.items():
             if self.settings.free_bits:
                 kl = jnp.maximum(kl, self.settings.free_bits)
-            divergence = divergence + (kl if balance is None else balance[name] * kl)
-        return kl_weight * divergence - means.log_likelihood + means.penalty
+            parts.append(kl if balance is None else balance[name] * kl)
+        loss: Any = kl_weight * _total(parts) - means.log_likelihood
+        return loss if isinstance(means.penalty, float) else loss + means.penalty
 
     def balance(self, terms: Terms, kl_weight: float | Array) -> dict[str, Array] | None:
         r"""Weights of the sites' divergences while they warm up, 1 on average; 1 afterwards.
@@ -274,6 +279,12 @@ def _log_prob(site: Any) -> Array:
     """Log density of the drawn value; a flow's draw has kept what it came from."""
     kept = site.get("intermediates")
     return site["fn"].log_prob(site["value"], *([kept] if kept else []))
+
+
+def _total(parts: Iterable[Any]) -> Any:
+    """Their sum, without an operation for the zero that Python begins with; 0.0 of none."""
+    first, *others = list(parts) or [0.0]
+    return sum(others, first)
 
 
 def _area(event_shape: Any) -> int:

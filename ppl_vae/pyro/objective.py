@@ -12,6 +12,7 @@ __all__ = ["Means", "Objective", "Terms", "traces"]
 
 import math
 import warnings
+from collections.abc import Iterable
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -49,14 +50,15 @@ class Terms(NamedTuple):
         log_likelihood: {observed site: (n,)} of log p(x | z).
         kl: {latent site: (n,)}, closed form or log q - log p of the one draw. A latent shared
             by all data has shape () instead.
-        areas: {latent site: height · width} of maps (channels, height, width), else 1.
+        areas: {latent site: height · width} of maps (channels, height, width), else 1; empty
+            unless the objective balances sites by them.
         penalties: {name: (n,)} of the guide's factor statements, such as a codebook's loss: they
             count in the loss, and are no part of the bound nor of any weight.
     """
 
     log_likelihood: dict[str, Tensor]
     kl: dict[str, Tensor]
-    areas: dict[str, int]
+    areas: dict[str, int] = MappingProxyType({})  # type: ignore[assignment]
     penalties: dict[str, Tensor] = MappingProxyType({})  # type: ignore[assignment]
 
     def log_weight(self, kl_weight: float | Tensor = 1.0) -> Tensor:
@@ -65,12 +67,12 @@ class Terms(NamedTuple):
 
     def means(self, num_data: int | None = None) -> Means:
         """Means over the batch; a latent shared by all `num_data` data counts a share for each."""
-        likelihood: Any = sum(part.mean() for part in self.log_likelihood.values())
+        likelihood: Any = _total(part.mean() for part in self.log_likelihood.values())
         kl = {
             name: part.mean() if part.dim() else part / (num_data or 1)
             for name, part in self.kl.items()
         }
-        penalty: Any = sum(part.mean() for part in self.penalties.values())
+        penalty: Any = _total(part.mean() for part in self.penalties.values())
         return Means(likelihood, kl, penalty)
 
 
@@ -125,19 +127,22 @@ class Objective(TraceMeanField_ELBO):
             if site["type"] == "sample" and name not in model_trace.nodes:  # auxiliary
                 found = penalties if site["is_observed"] else kl
                 found[name] = per_datum(site["fn"].log_prob(site["value"]), site, n)
-        areas = {name: _area(guide_trace.nodes[name]["fn"].event_shape) for name in kl}
+        areas: dict[str, int] = {}
+        if self.settings.balance:
+            areas = {name: _area(guide_trace.nodes[name]["fn"].event_shape) for name in kl}
         return Terms(log_likelihood, kl, areas, penalties)
 
     def loss_of(
         self, means: Means, kl_weight: float | Tensor, balance: dict[str, Tensor] | None = None
     ) -> Tensor:
         """Loss of a batch: nats per image, lower is better; `balance` weights the sites."""
-        divergence: Any = 0.0
+        parts = []
         for name, kl in means.kl.items():
             if self.settings.free_bits:
                 kl = kl.clamp(min=self.settings.free_bits)
-            divergence = divergence + (kl if balance is None else balance[name] * kl)
-        return kl_weight * divergence - means.log_likelihood + means.penalty
+            parts.append(kl if balance is None else balance[name] * kl)
+        loss: Any = kl_weight * _total(parts) - means.log_likelihood
+        return loss if isinstance(means.penalty, float) else loss + means.penalty
 
     def balance(self, terms: Terms, kl_weight: float | Tensor) -> dict[str, Tensor] | None:
         r"""Weights of the sites' divergences while they warm up, 1 on average; 1 afterwards.
@@ -249,6 +254,12 @@ def _is_penalty(site: Any) -> bool:
     return bool(
         site["type"] == "sample" and site["is_observed"] and site["infer"].get("is_auxiliary")
     )
+
+
+def _total(parts: Iterable[Any]) -> Any:
+    """Their sum, without an operation for the zero that Python begins with; 0.0 of none."""
+    first, *others = list(parts) or [0.0]
+    return sum(others, first)
 
 
 def _area(event_shape: Any) -> int:
