@@ -49,6 +49,7 @@ class DataSettings:
         seed: of what is drawn once: the binarisation of validation and test images.
         image_size: side that the images of a folder are brought to, or sprites drawn at.
         masks: kinds of masks that hide a part of each image, for models that fill it in.
+        repository: on the Hugging Face hub, in place of a large colour set's own.
     """
 
     name: str
@@ -58,6 +59,7 @@ class DataSettings:
     seed: int = 0
     image_size: int | None = None
     masks: tuple[str, ...] = ()
+    repository: str | None = None
 
 
 @dataclass(frozen=True)

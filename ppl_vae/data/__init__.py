@@ -14,13 +14,14 @@ __all__ = ["Dataset", "Factors", "Images", "Source", "load", "names", "source"]
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from ppl_vae.data import (
     arrays,
     cifar10,
+    colour,
     digits,
     dsprites,
     fashion_mnist,
@@ -37,7 +38,7 @@ from ppl_vae.errors import UsageError, nearest
 
 NUM_MASKS = 4096  # that training draws from
 
-_READERS = {
+_READERS: dict[str, Any] = {
     "cifar10": cifar10,
     "digits": digits,
     "dsprites": dsprites,
@@ -48,6 +49,7 @@ _READERS = {
     "npz": arrays,
     "omniglot": omniglot,
     "sprites": sprites,
+    **colour.SETS,
 }
 
 
@@ -55,7 +57,7 @@ def names() -> list[str]:
     """The names that `load` knows, in alphabetical order.
 
     >>> names()[:3]
-    ['cifar10', 'digits', 'dsprites']
+    ['celeba64', 'celebahq256', 'cifar10']
     """
     return sorted(_READERS)
 
@@ -66,7 +68,8 @@ def source(name: str, binarization: str = "none") -> Source:
         raise UsageError(f"data: no set is called {name!r}: {nearest(str(name), _READERS)}")
     if (name, binarization) == ("mnist", "static"):
         return mnist.STATIC_SOURCE
-    return _READERS[name].SOURCE
+    about: Source = _READERS[name].SOURCE
+    return about
 
 
 def load(
@@ -78,6 +81,7 @@ def load(
     seed: int = 0,
     image_size: int | None = None,
     masks: Sequence[str] = (),
+    repository: str | None = None,
 ) -> Dataset:
     """Load a set of images; the first time, and unless it is at hand, download it.
 
@@ -96,6 +100,8 @@ def load(
             none hides nothing. Images then carry their mask as a last channel, 1 where a pixel is
             known: training images a fresh one at every use, out of `NUM_MASKS`, those to validate
             and test with one drawn once.
+        repository: for the large colour sets, "owner/name" of one on the Hugging Face hub in
+            place of the set's own.
 
     Raises:
         UsageError: unknown name, impossible request, missing or damaged files; one line with the
@@ -103,7 +109,12 @@ def load(
     """
     about = source(name, binarization)
     _check_request(name, about, binarization, seed, image_size, masks)
-    train, test = _read(name, binarization, path, image_size)
+    if repository is not None and name not in colour.SETS:
+        raise UsageError(
+            f"repository: expected none for {name!r}, came {repository!r}: leave it out, only "
+            f"{', '.join(colour.SETS)} come from the Hugging Face hub"
+        )
+    train, test = _read(name, binarization, path, image_size, repository)
     _check_grey(name, test.x_shape[0], binarization)
     found = _assemble(name, train, test, about, binarization, valid, seed)
     return _masked(found, masks, seed) if masks else found
@@ -136,7 +147,11 @@ def _check_request(
 
 
 def _read(
-    name: str, binarization: str, path: str | Path | None, image_size: int | None
+    name: str,
+    binarization: str,
+    path: str | Path | None,
+    image_size: int | None,
+    repository: str | None,
 ) -> tuple[Images, Images]:
     if name == "folder":
         return folder.read(path, image_size=image_size)
@@ -144,7 +159,10 @@ def _read(
         return sprites.read(path, image_size=image_size)
     if (name, binarization) == ("mnist", "static"):
         return mnist.read_static(path)
-    return _READERS[name].read(path)
+    if name in colour.SETS:
+        return colour.SETS[name].read(path, repository)
+    found: tuple[Images, Images] = _READERS[name].read(path)
+    return found
 
 
 def _check_grey(name: str, channels: int, binarization: str) -> None:

@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-__all__ = ["LocalFile", "RemoteFile", "cache_folder", "fetch", "find"]
+__all__ = ["LocalFile", "RemoteFile", "cache_folder", "fetch", "find", "local_folder"]
 
 import errno
 import os
@@ -87,7 +87,7 @@ def fetch(
 
 def find(folder: str, names: Sequence[str], *, path: str | Path | None = None) -> LocalFile | None:
     """The first of `names` in the user's folder or in `PPL_VAE_DATA`; None where there is none."""
-    place = _local_folder(folder, path)
+    place = local_folder(folder, path)
     if place is None:
         return None
     for name in names:
@@ -106,7 +106,8 @@ def cache_folder() -> Path:
     return Path(pooch.os_cache("ppl-vae"))
 
 
-def _local_folder(folder: str, path: str | Path | None) -> Path | None:
+def local_folder(folder: str, path: str | Path | None) -> Path | None:
+    """The user's folder for a set, or its place in `PPL_VAE_DATA`, there or not; None without."""
     if path is not None:
         place = Path(path).expanduser()
         if not place.is_dir():

@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-__all__ = ["SOURCE", "read", "read_image"]
+__all__ = ["SOURCE", "read", "read_image", "read_square", "split_files", "square"]
 
 import os
 import warnings
@@ -61,19 +61,10 @@ def read(path: str | Path | None = None, *, image_size: int | None = None) -> tu
     root = _root(path)
     if image_size is not None and (isinstance(image_size, bool) or image_size < 1):
         raise UsageError(f"image_size: expected a number of pixels, 1 or more, came {image_size}")
-    has = [(root / part).is_dir() for part in ("train", "test")]
-    if all(has):
-        return _read_parts(root, image_size)
-    if any(has):
-        raise UsageError(
-            f"{root}: expected both train/ and test/ in it or neither, came "
-            f"{'train/' if has[0] else 'test/'} alone: add the other, or name the folder inside"
-        )
-    files = _files(root)
-    _require(root, files, 2)
-    every = _images(files, _classes([(root, files)]), image_size)
-    train, test = split_positions(len(files), max(1, round(len(files) / 10)))
-    return every[train], every[test]
+    train, test = split_files(root)
+    inside = [root / part for part in ("train", "valid", "test")] if _has_parts(root) else [root]
+    every = _images([*train, *test], _classes(inside, [*train, *test]), image_size)
+    return every[: len(train)], every[len(train) :]
 
 
 def read_image(file: Path, channels: int) -> npt.NDArray[np.uint8]:
@@ -81,18 +72,53 @@ def read_image(file: Path, channels: int) -> npt.NDArray[np.uint8]:
     return _pixels(file, channels, None)
 
 
-def _read_parts(root: Path, image_size: int | None) -> tuple[Images, Images]:
-    """The user's own split; validation images go behind the training images."""
+def read_square(file: Path, side: int, crop: int | None = None) -> npt.NDArray[np.uint8]:
+    """One picture in colour as `square` makes it."""
+    return square(_decoded(file, 3), side, crop)
+
+
+def square(image: Image, side: int, crop: int | None = None) -> npt.NDArray[np.uint8]:
+    """(3, side, side) of a picture: as it is if it has that size, else its middle, rescaled.
+
+    Args:
+        image: decoded.
+        side: pixels.
+        crop: side of the middle square that is kept, at most; None keeps all that makes a square.
+    """
+    image = image.convert("RGB")
+    if image.size != (side, side):
+        image = _middle(image, side, crop)
+    return np.asarray(image).transpose(2, 0, 1)
+
+
+def split_files(root: Path) -> tuple[list[Path], list[Path]]:
+    """Files to train and to test with, as `read` takes them, in its order.
+
+    Raises:
+        UsageError: no images, or one of `train/` and `test/` alone.
+    """
+    if not _has_parts(root):
+        files = _files(root)
+        _require(root, files, 2)
+        train, test = split_positions(len(files), max(1, round(len(files) / 10)))
+        return [files[i] for i in train], [files[i] for i in test]
     parts = [root / "train", root / "valid", root / "test"]
-    found = [(part, _files(part) if part.is_dir() else []) for part in parts]
-    _require(parts[0], found[0][1], 1)
-    _require(parts[2], found[2][1], 1)
-    order = split_positions(len(found[0][1]), 0)[0]  # shuffled, so that its end is a fair sample
-    found[0] = (parts[0], [found[0][1][i] for i in order])
-    count = len(found[0][1]) + len(found[1][1])
-    files = [file for _, part in found for file in part]
-    every = _images(files, _classes(found), image_size)
-    return every[:count], every[count:]
+    found = [_files(part) if part.is_dir() else [] for part in parts]
+    _require(parts[0], found[0], 1)
+    _require(parts[2], found[2], 1)
+    order = split_positions(len(found[0]), 0)[0]  # shuffled, so that its end is a fair sample
+    return [found[0][i] for i in order] + found[1], found[2]
+
+
+def _has_parts(root: Path) -> bool:
+    """Whether the user has split the images."""
+    has = [(root / part).is_dir() for part in ("train", "test")]
+    if any(has) and not all(has):
+        raise UsageError(
+            f"{root}: expected both train/ and test/ in it or neither, came "
+            f"{'train/' if has[0] else 'test/'} alone: add the other, or name the folder inside"
+        )
+    return all(has)
 
 
 def _root(path: str | Path | None) -> Path:
@@ -128,13 +154,18 @@ def _files(root: Path) -> list[Path]:
     return sorted(found, key=lambda file: file.relative_to(root).as_posix())
 
 
-def _classes(parts: Sequence[tuple[Path, Sequence[Path]]]) -> Labels | None:
+def _classes(roots: Sequence[Path], files: Sequence[Path]) -> Labels | None:
     """Labels: number of each file's first subfolder, counted over all parts; None without."""
-    paths = [file.relative_to(root).parts for root, files in parts for file in files]
+    paths = [_below(roots, file).parts for file in files]
     if any(len(path) == 1 for path in paths):
         return None
     known = {name: i for i, name in enumerate(sorted({path[0] for path in paths}))}
     return np.array([known[path[0]] for path in paths], np.int64)
+
+
+def _below(roots: Sequence[Path], file: Path) -> Path:
+    """A file's path within the one of the roots that holds it."""
+    return next(file.relative_to(root) for root in roots if file.is_relative_to(root))
 
 
 def _images(files: Sequence[Path], labels: Labels | None, image_size: int | None) -> Images:
@@ -179,7 +210,15 @@ def _orientation(file: Path, image: Image) -> int:
 
 def _pixels(file: Path, channels: int, image_size: int | None) -> npt.NDArray[np.uint8]:
     """Decode one file: (channels, height, width)."""
-    from PIL import Image, ImageOps
+    image = _decoded(file, channels)
+    if image_size is not None:
+        image = _middle(image, image_size, None)
+    return np.asarray(image).reshape(image.height, image.width, channels).transpose(2, 0, 1)
+
+
+def _decoded(file: Path, channels: int) -> Image:
+    """A whole picture, grey for 1 channel, in colour for 3, as the camera was held."""
+    from PIL import ImageOps
 
     try:
         with _open(file) as opened:
@@ -188,17 +227,21 @@ def _pixels(file: Path, channels: int, image_size: int | None) -> npt.NDArray[np
                 if image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
                     raise bad_file(file, "an opaque image", "transparency", "flatten it first")
                 image = image.convert("RGBA").convert("RGB")
-            image = image.convert("L" if channels == 1 else "RGB")
+            return image.convert("L" if channels == 1 else "RGB")
     except UsageError:
         raise
     except (*READ_ERRORS, SyntaxError) as error:  # SyntaxError is Pillow's word for a broken PNG
         raise bad_file(file, "a whole image", error, _REMEDY) from error
-    if image_size is not None:
-        side = min(image.size)  # cropped first: what is cut away must not bleed in
-        left, top = (image.width - side) // 2, (image.height - side) // 2
-        square = image.crop((left, top, left + side, top + side))
-        image = square.resize((image_size, image_size), Image.Resampling.LANCZOS)
-    return np.asarray(image).reshape(image.height, image.width, channels).transpose(2, 0, 1)
+
+
+def _middle(image: Image, side: int, crop: int | None) -> Image:
+    """The middle square, rescaled; cropped first: what is cut away must not bleed in."""
+    from PIL.Image import Resampling
+
+    kept = min(*image.size, crop or min(image.size))
+    left, top = (image.width - kept) // 2, (image.height - kept) // 2
+    middle = image.crop((left, top, left + kept, top + kept))
+    return middle.resize((side, side), Resampling.LANCZOS)
 
 
 def _open(file: Path) -> Image:

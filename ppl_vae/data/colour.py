@@ -1,0 +1,238 @@
+"""Large sets of colour images: CelebA 64, ImageNet 32 and 64, CelebA-HQ 256, FFHQ 256 and 1024.
+
+None may be passed on freely, so each is read from the user's own copy or from a repository on the
+Hugging Face hub, is brought to its size, written once to the cache (`ppl_vae.data.shards`) and
+mapped into memory since. In this order:
+
+1. a folder of one's own, `path` or the set's in `PPL_VAE_DATA`, with `train.npy` and `test.npy`;
+   with `train/` and `test/` of images (and `valid/`, which goes to the end of the training images);
+   or with images alone, of which a tenth, drawn once, is kept to test with;
+2. the cache;
+3. the hub.
+
+Images that are not of the set's size are cropped to the middle square and rescaled.
+"""
+
+from __future__ import annotations
+
+__all__ = ["SETS", "ColourSet"]
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ppl_vae.data import arrays, folder, hub, shards
+from ppl_vae.data.fetching import cache_folder, local_folder
+from ppl_vae.data.images import Images, Source
+from ppl_vae.errors import UsageError
+
+Array = npt.NDArray[np.uint8]
+
+PARTS = ("train", "test")
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class ColourSet:
+    """One of them.
+
+    Args:
+        name: in `ppl_vae.data`.
+        SOURCE: what `ppl_vae.data.source` says of it.
+        terms: of access, a sentence for errors.
+        repository, config: on the hub, where one is known; the user may name another.
+        train, test: splits there; of `test` the first that it has, none holds out the last
+            `held_out` images.
+        crop: side of the middle square of an original that is kept, pixels; None, all of it.
+    """
+
+    name: str
+    SOURCE: Source
+    terms: str
+    repository: str | None = None
+    config: str | None = None
+    train: tuple[str, ...] = ("train",)
+    test: tuple[str, ...] = ("validation", "valid", "val", "test")
+    held_out: int = 0
+    crop: int | None = None
+
+    @property
+    def x_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        if self.SOURCE.size is None:
+            raise TypeError(f"{self.name}: a set of one size")
+        return self.SOURCE.size
+
+    def read(
+        self, path: str | Path | None = None, repository: str | None = None
+    ) -> tuple[Images, Images]:
+        """Images to train and to test with, mapped into memory, without labels.
+
+        Raises:
+            UsageError: they are nowhere, cannot be had, or are not what they should be.
+        """
+        place = local_folder(self.name, path)
+        if place is not None and (path is not None or place.is_dir()):
+            return self._local(place)
+        source = repository or self.repository
+        if source is None:
+            raise UsageError(
+                f"{self.name}: expected images, came none: name a folder of your own (data.path, "
+                f"or {self.name}/ in the folder that PPL_VAE_DATA names) or a repository on the "
+                f"Hugging Face hub (data.repository). {self.terms}"
+            )
+        kept = cache_folder() / self.name / source.replace("/", "--")
+        return self._split(_kept(kept) or self._from_hub(kept, source))
+
+    def _local(self, place: Path) -> tuple[Images, Images]:
+        """A folder of one's own: arrays as they are, images by way of the cache."""
+        if (place / "train.npy").is_file():
+            train, test = arrays.read(place)
+            if train.x_shape != self.x_shape:
+                raise UsageError(
+                    f"{place}: expected images of shape {self.x_shape} for {self.name}, came "
+                    f"{train.x_shape}: bring them to that size"
+                )
+            return train, test
+        files = folder.split_files(place)
+        kept = cache_folder() / self.name / _digest(place, chain(*files))
+        streams = {
+            part: (folder.read_square(file, self.x_shape[1], self.crop) for file in some)
+            for part, some in zip(PARTS, files, strict=True)
+        }
+        return self._split(_kept(kept) or shards.write(kept, streams, self.x_shape))
+
+    def _from_hub(self, kept: Path, repository: str) -> dict[str, Array]:
+        config = self.config if repository == self.repository else None
+        has = hub.splits(repository, config, self.terms)
+        train = [split for split in self.train if split in has]
+        test = [split for split in self.test if split in has][:1]
+        if not train or not (test or self.held_out):
+            raise UsageError(
+                f"{repository}: expected splits {self.train[0]!r} and {self.test[0]!r}, came "
+                f"{', '.join(has)}: name another repository (data.repository)"
+            )
+
+        def images(splits: Sequence[str]) -> Iterator[Array]:
+            for split in splits:
+                for image in hub.stream(repository, config, split, self.terms):
+                    yield folder.square(image, self.x_shape[1], self.crop)
+
+        streams = {"train": images(train), "test": images(test)} if test else {ALL: images(train)}
+        return shards.write(kept, streams, self.x_shape)
+
+    def _split(self, found: dict[str, Array]) -> tuple[Images, Images]:
+        if ALL not in found:
+            return Images(found["train"]), Images(found["test"])
+        every = Images(found[ALL])
+        if len(every) <= self.held_out:
+            raise UsageError(
+                f"{self.name}: expected more than {self.held_out} images, came {len(every)}: name "
+                "another repository (data.repository)"
+            )
+        return every[: -self.held_out], every[-self.held_out :]
+
+
+def _kept(place: Path) -> dict[str, Array] | None:
+    """What the cache holds of a set, in two parts or in one that is split at its end."""
+    return shards.parts(place, PARTS) or shards.parts(place, (ALL,))
+
+
+def _digest(place: Path, files: Iterable[Path]) -> str:
+    """A name for a folder of images as it is now: other files, another name."""
+    told = hashlib.sha256(str(place.resolve()).encode())
+    for file in files:
+        about = file.stat()
+        told.update(f"{file.relative_to(place)} {about.st_size} {about.st_mtime_ns}".encode())
+    return f"folder-{told.hexdigest()[:16]}"
+
+
+_FACES = (
+    "CelebA is for non-commercial research alone, under the agreement on its page, "
+    "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html."
+)
+_IMAGENET = (
+    "ImageNet is for non-commercial research and education alone, and its images need an account "
+    "on https://image-net.org."
+)
+_FLICKR = (
+    "FFHQ is for non-commercial use alone, under CC BY-NC-SA 4.0 and each image's own licence: "
+    "https://github.com/NVlabs/ffhq-dataset."
+)
+_UNCHECKED = "none published at this size: shape and type are checked"
+
+
+def _imagenet(side: int) -> ColourSet:
+    about = Source(
+        title=f"ImageNet {side}",
+        url="https://image-net.org",
+        licence="non-commercial research and education (ImageNet's terms)",
+        citation="van den Oord, Kalchbrenner & Kavukcuoglu 2016, Pixel recurrent neural networks",
+        split="train and validation of your copy, which the papers test on",
+        size=(3, side, side),
+        num_levels=256,
+        checksum=_UNCHECKED,
+    )
+    return ColourSet(f"imagenet{side}", about, _IMAGENET)
+
+
+def _ffhq(side: int, repository: str | None) -> ColourSet:
+    about = Source(
+        title=f"FFHQ {side}",
+        url="https://github.com/NVlabs/ffhq-dataset",
+        licence="CC BY-NC-SA 4.0; each image has a licence of its own",
+        citation="Karras, Laine & Aila 2019, A style-based generator architecture for GANs",
+        split="63,000 / 7,000 (ours, the last ones)",
+        size=(3, side, side),
+        num_levels=256,
+        checksum=_UNCHECKED,
+    )
+    return ColourSet(f"ffhq{side}", about, _FLICKR, repository, held_out=7000)
+
+
+_CELEBA = Source(
+    title="CelebA 64",
+    url="https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html",
+    licence="non-commercial research (the authors' agreement)",
+    citation="Liu, Luo, Wang & Tang 2015, Deep learning face attributes in the wild",
+    split="182,637 / 19,962, of the first the last 19,867 to validate with (the authors')",
+    size=(3, 64, 64),
+    num_levels=256,
+    checksum=_UNCHECKED,
+)
+_CELEBA_HQ = Source(
+    title="CelebA-HQ 256",
+    url="https://github.com/tkarras/progressive_growing_of_gans",
+    licence="non-commercial research, as CelebA",
+    citation="Karras, Aila, Laine & Lehtinen 2018, Progressive growing of GANs",
+    split="train and validation of the repository",
+    size=(3, 256, 256),
+    num_levels=256,
+    checksum=_UNCHECKED,
+)
+
+SETS: dict[str, ColourSet] = {
+    each.name: each
+    for each in (
+        ColourSet(
+            "celeba64",
+            _CELEBA,
+            _FACES,
+            "flwrlabs/celeba",
+            train=("train", "valid"),
+            test=("test",),
+            crop=148,
+        ),
+        ColourSet("celebahq256", _CELEBA_HQ, _FACES, "korexyz/celeba-hq-256x256"),
+        _imagenet(32),
+        _imagenet(64),
+        _ffhq(256, "merkol/ffhq-256"),
+        _ffhq(1024, None),
+    )
+}
+"""The sets, by name."""
