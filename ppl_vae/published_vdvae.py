@@ -24,7 +24,7 @@ from ppl_vae.typed import room
 class Source(NamedTuple):
     """What the authors' name of a data set stands for."""
 
-    data: str  # a set of `ppl_vae.data`; "npy" and "folder" are the user's own copy
+    data: str  # a set of `ppl_vae.data`
     image_size: int
     input_mean: float  # the nets see (grey level - mean) / scale
     input_scale: float
@@ -33,10 +33,10 @@ class Source(NamedTuple):
 
 SOURCES = {
     "cifar10": Source("cifar10", 32, 120.63838, 64.16736),
-    "imagenet32": Source("npy", 32, 116.2373, 69.37404),
-    "imagenet64": Source("npy", 64, 115.92961967, 69.37404),
-    "ffhq_256": Source("npy", 256, 112.8666757481, 69.84780273, 32),
-    "ffhq_1024": Source("folder", 1024, 255 * 0.4387, 255 * 0.2743),
+    "imagenet32": Source("imagenet32", 32, 116.2373, 69.37404),
+    "imagenet64": Source("imagenet64", 64, 115.92961967, 69.37404),
+    "ffhq_256": Source("ffhq256", 256, 112.8666757481, 69.84780273, 32),
+    "ffhq_1024": Source("ffhq1024", 1024, 255 * 0.4387, 255 * 0.2743),
 }
 """By the authors' names."""
 
