@@ -33,6 +33,7 @@ CHECKS: dict[str, str] = {
     "codes": "discrete latents: perplexity, used codes, and what blank patches leave",
     "disentanglement": "which unit holds which true factor: six metrics (sprites, dsprites)",
     "latents": "active units, views by label, probes, sites redrawn, traversals",
+    "frechet": "Fréchet inception distance of samples in colour (weights are yours to supply)",
     "inpainting": "how well missing parts are filled in, beside simple fillings (inpaint-*)",
 }
 """{name: what it tells} of the checks that `ppl-vae evaluate --check` takes."""
