@@ -111,7 +111,7 @@ def _turns(problem: Problem, images: np.ndarray, steps: int) -> dict[str, Turn]:
         torch.manual_seed(turn)
         return by_hand.run_epoch(*schedules(turn, steps))
 
-    turns = {"ppl-vae": run_ours, "by hand": run_by_hand}
+    turns: dict[str, Turn] = {"ppl-vae": run_ours, "by hand": run_by_hand}
     if problem.family == "ladder":
         stock = Stock(problem, images)
 

@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 import train_tiny
+from zoo import X_SHAPE, Case
 
 from ppl_vae import loop, runs
+from ppl_vae.data import Images
 from ppl_vae.errors import TrainingError, UsageError
 from ppl_vae.recipes import Recipe
 from ppl_vae.runs import Checkpoint, Run
@@ -315,3 +317,23 @@ def test_batch_of_one_needs_no_batch_norm(ppl: str) -> None:
 def test_unknown_setting_names_the_nearest() -> None:
     with pytest.raises(UsageError, match="did you mean 'learning_rate'"):
         quick("pyro", tiny("pyro"), learning_rates=1e-3)
+
+
+def test_mapped_images_train_as_those_in_memory(
+    ppl: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Streamed in parts of two steps of four: the same batches, draws and weights, bit for bit."""
+    grey = np.random.default_rng(0).integers(0, 256, (21, *X_SHAPE)).astype(np.uint8)
+    np.save(tmp_path / "grey.npy", grey)
+    mapped = np.load(tmp_path / "grey.npy", mmap_mode="r")
+    if ppl == "numpyro":
+        monkeypatch.setattr("ppl_vae.numpyro.training.PART", 2 * 5 * grey[0].nbytes)
+    found = []
+    for values in (grey, mapped):
+        pair = Case(ppl, "vae", "mean-field").build()
+        train, valid = (Images(part, binarization="dynamic") for part in (values[:20], values[20:]))
+        fitted = room(ppl).fit(*pair, train, valid=valid, epochs=2, batch_size=5, progress=False)
+        history = {name: fitted.history[name].values for name in ("loss", "valid_elbo", "kl")}
+        found.append({**history, **room(ppl).state(*pair)})
+    for name, value in found[0].items():
+        np.testing.assert_array_equal(found[1][name], value, err_msg=name)

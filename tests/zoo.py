@@ -129,7 +129,7 @@ def fits(model: str, guide: str) -> bool:
     if model == "pixel":
         return guide == "mean-field"
     if "very-deep" in (model, guide):
-        return model == guide
+        return model == guide or guide == "iaf"  # flows over maps, as over NVAE's
     return model == "nvae" or not guide.startswith("nvae")
 
 

@@ -9,8 +9,9 @@ the image:
 
     \log q(z^T | x) = \log q(z^0 | x) - \sum_t \sum_i \log \sigma_{t,i}
 
-The order of the values is turned round from step to step. The divergence has no closed form:
-log q - log p of the draw takes its place.
+Maps (channels, height, width) take NVAE's steps instead (Vahdat & Kautz 2020): masked convolutions
+and a gate of one, z - m(z, h(x)), which keep volume. The order of the values is turned round from
+step to step. The divergence has no closed form: log q - log p of the draw takes its place.
 """
 
 from __future__ import annotations
@@ -33,8 +34,10 @@ from guides.numpyro.ladder import LadderGuide
 from guides.numpyro.mean_field import MeanFieldGuide
 from guides.numpyro.residual_normal import ResidualNormalGuide
 from ppl_vae.errors import UsageError, nearest
+from ppl_vae.numpyro.flows import AutoregressiveShift
 from ppl_vae.numpyro.guide import Guide, Site
 from ppl_vae.numpyro.nets.made import MADE
+from ppl_vae.numpyro.nets.masked import ShiftNet
 from ppl_vae.numpyro.nets.mlp import linear
 
 BASES: dict[str, type[MeanFieldGuide]] = {
@@ -129,7 +132,8 @@ class IAFGuide(Guide):
         base: whose posteriors the flows begin with, "mean_field", "ladder" or "residual_normal"
             (a key of `BASES`, which takes any class derived from `MeanFieldGuide`).
         flows: steps at each site.
-        width: of the two hidden layers of each step's net.
+        width: of the two hidden layers of each step's net over vectors; over maps a net is six
+            times as wide as the site has channels.
         num_context: numbers that the image's features at a level hand to its flows.
         hidden, layers, net, activation, batch_norm: the base's, see `MeanFieldGuide`.
         rngs: for the initial weights.
@@ -168,13 +172,7 @@ class IAFGuide(Guide):
             [
                 nnx.List(
                     [
-                        MADE(
-                            math.prod(self.sites[site]),
-                            num_context,
-                            (width, width),
-                            reverse=bool(t % 2),
-                            rngs=rngs,
-                        )
+                        _net(self.sites[site], width, num_context, bool(t % 2), rngs)
                         for t in range(flows)
                     ]
                 )
@@ -196,8 +194,20 @@ class IAFGuide(Guide):
         normal = self.base.posterior(site, messages).to_event(len(site.event_shape))
         nets = self.flows[self.order.index(site.name)]
         context = contexts[site.name]
-        steps = [
-            InverseAutoregressive(net, context, site.event_shape, reverse=bool(t % 2))
-            for t, net in enumerate(nets)
-        ]
+        if len(site.event_shape) == 3:
+            steps: list[Transform] = [AutoregressiveShift(net, context) for net in nets]
+        else:
+            steps = [
+                InverseAutoregressive(net, context, site.event_shape, reverse=bool(t % 2))
+                for t, net in enumerate(nets)
+            ]
         return dist.TransformedDistribution(normal, steps)
+
+
+def _net(
+    event_shape: Sequence[int], width: int, num_context: int, reverse: bool, rngs: nnx.Rngs
+) -> Any:
+    """Of one step: masked convolutions over maps, a masked perceptron over anything else."""
+    if len(event_shape) == 3:
+        return ShiftNet(event_shape[0], reverse, num_context=num_context, rngs=rngs)
+    return MADE(math.prod(event_shape), num_context, (width, width), reverse=reverse, rngs=rngs)

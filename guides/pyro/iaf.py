@@ -9,8 +9,9 @@ the image:
 
     \log q(z^T | x) = \log q(z^0 | x) - \sum_t \sum_i \log \sigma_{t,i}
 
-The order of the values is turned round from step to step. The divergence has no closed form:
-log q - log p of the draw takes its place.
+Maps (channels, height, width) take NVAE's steps instead (Vahdat & Kautz 2020): masked convolutions
+and a gate of one, z - m(z, h(x)), which keep volume. The order of the values is turned round from
+step to step. The divergence has no closed form: log q - log p of the draw takes its place.
 """
 
 from __future__ import annotations
@@ -31,8 +32,10 @@ from guides.pyro.ladder import LadderGuide
 from guides.pyro.mean_field import MeanFieldGuide
 from guides.pyro.residual_normal import ResidualNormalGuide
 from ppl_vae.errors import UsageError, nearest
+from ppl_vae.pyro.flows import AutoregressiveShift
 from ppl_vae.pyro.guide import Guide, Site
 from ppl_vae.pyro.nets.made import MADE
+from ppl_vae.pyro.nets.masked import ShiftNet
 from ppl_vae.pyro.nets.mlp import linear
 
 BASES: dict[str, type[MeanFieldGuide]] = {
@@ -127,7 +130,8 @@ class IAFGuide(Guide):
         base: whose posteriors the flows begin with, "mean_field", "ladder" or "residual_normal"
             (a key of `BASES`, which takes any class derived from `MeanFieldGuide`).
         flows: steps at each site.
-        width: of the two hidden layers of each step's net.
+        width: of the two hidden layers of each step's net over vectors; over maps a net is six
+            times as wide as the site has channels.
         num_context: numbers that the image's features at a level hand to its flows.
         hidden, layers, net, activation, batch_norm: the base's, see `MeanFieldGuide`.
         name: under which stock SVI registers the parameters.
@@ -160,8 +164,7 @@ class IAFGuide(Guide):
         self.contexts = nn.ModuleList(linear(size, num_context) for size in widths)
         self.flows = nn.ModuleList(
             nn.ModuleList(
-                MADE(math.prod(self.sites[site]), num_context, (width, width), reverse=bool(t % 2))
-                for t in range(flows)
+                _net(self.sites[site], width, num_context, bool(t % 2)) for t in range(flows)
             )
             for site in self.order
         )
@@ -180,8 +183,18 @@ class IAFGuide(Guide):
         normal = self.base.posterior(site, messages).to_event(len(site.event_shape))
         nets: Any = self.flows[self.order.index(site.name)]
         context = contexts[site.name]
-        steps = [
-            InverseAutoregressive(net, context, site.event_shape, reverse=bool(t % 2))
-            for t, net in enumerate(nets)
-        ]
+        if len(site.event_shape) == 3:
+            steps: list[Transform] = [AutoregressiveShift(net, context) for net in nets]
+        else:
+            steps = [
+                InverseAutoregressive(net, context, site.event_shape, reverse=bool(t % 2))
+                for t, net in enumerate(nets)
+            ]
         return dist.TransformedDistribution(normal, steps)
+
+
+def _net(event_shape: Sequence[int], width: int, num_context: int, reverse: bool) -> nn.Module:
+    """Of one step: masked convolutions over maps, a masked perceptron over anything else."""
+    if len(event_shape) == 3:
+        return ShiftNet(event_shape[0], reverse, num_context=num_context)
+    return MADE(math.prod(event_shape), num_context, (width, width), reverse=reverse)

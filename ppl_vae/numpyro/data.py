@@ -22,14 +22,20 @@ class DeviceImages:
         images: `ppl_vae.data.Images`, or an array (n, c, h, w): floating-point values as they
             are, uint8 as grey values over 255.
         device, dtype: of the batches.
+        stream: leave images that are mapped into memory where they are, and bring each batch to
+            the device by itself.
+
+    Attributes:
+        streamed: whether they are so left; `values` are NumPy's then.
     """
 
-    def __init__(self, images: Any, device: Any, dtype: Any) -> None:
+    def __init__(self, images: Any, device: Any, dtype: Any, stream: bool = False) -> None:
         images = as_images(images)
         raw = images.images if isinstance(images, Images) else images
         self.binarization = images.binarization if isinstance(images, Images) else "none"
-        self.values = jax.device_put(np.ascontiguousarray(raw), device)
-        self.dtype = dtype
+        self.device, self.dtype = device, dtype
+        self.streamed = stream and isinstance(raw, np.memmap)
+        self.values = raw if self.streamed else self._placed(raw)
         masks = images.masks if isinstance(images, Images) else None
         self.masks = None if masks is None else jax.device_put(masks, device)
 
@@ -44,7 +50,14 @@ class DeviceImages:
 
     def batch(self, index: Any, rng_key: Any = None) -> Array:
         """Images at `index` (a slice or an array), dynamic binarisation and masks drawn anew."""
-        return self.prepared(self.values[index], rng_key)
+        return self.prepared(self.rows(index), rng_key)
+
+    def rows(self, index: Any) -> Array:
+        """Stored values at `index` on the device."""
+        return self._placed(self.values[index]) if self.streamed else self.values[index]
+
+    def _placed(self, values: Any) -> Array:
+        return jax.device_put(np.ascontiguousarray(values), self.device)
 
     def prepared(self, values: Array, rng_key: Any = None) -> Array:
         """Stored values as the likelihood wants them, and a mask where they take one."""

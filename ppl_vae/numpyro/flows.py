@@ -27,16 +27,18 @@ class AutoregressiveShift(Transform):
 
     Args:
         net: μ, strictly autoregressive in any order (`ppl_vae.numpyro.nets.masked.ShiftNet`).
+        context: (n, C), what μ looks at besides, where its net takes any.
     """
 
     domain = constraints.independent(constraints.real, 3)
     codomain = constraints.independent(constraints.real, 3)
 
-    def __init__(self, net: Callable[[Array], Array]) -> None:
-        self.net = net
+    def __init__(self, net: Callable[..., Array], context: Array | None = None) -> None:
+        self.net, self.context = net, context
 
     def __eq__(self, other: Any) -> bool:
-        return isinstance(other, AutoregressiveShift) and other.net is self.net
+        alike = isinstance(other, AutoregressiveShift) and other.net is self.net
+        return alike and other.context is self.context
 
     def __call__(self, z: Array) -> Array:
         return z - self._shift(z)
@@ -59,7 +61,11 @@ class AutoregressiveShift(Transform):
         return jnp.zeros(z.shape[:-3], z.dtype)
 
     def tree_flatten(self) -> tuple[Any, Any]:
-        return (self.net,), (("net",), {})
+        return (self.net, self.context), (("net", "context"), {})
 
     def _shift(self, z: Array) -> Array:
-        return self.net(z.reshape(-1, *z.shape[-3:])).reshape(z.shape)
+        flat = z.reshape(-1, *z.shape[-3:])
+        if self.context is None:
+            return self.net(flat).reshape(z.shape)
+        context = jnp.broadcast_to(self.context, (*z.shape[:-3], self.context.shape[-1]))
+        return self.net(flat, context.reshape(len(flat), -1)).reshape(z.shape)

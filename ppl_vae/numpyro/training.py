@@ -44,6 +44,7 @@ from ppl_vae.runs import Arrays, Run
 from ppl_vae.settings import ObjectiveSettings, TrainingSettings
 
 PROBE = 256  # images of the batch that the posterior's range is read from
+PART = 2**26  # bytes of streamed images on the device at a time
 
 
 def fit(
@@ -65,7 +66,8 @@ def fit(
         model: a NumPyro program `model(x=None, *, n=None)`: a module, or a plain function.
         guide: a `Guide`, a module or a plain function over the same latent sites, or one of
             NumPyro's automatic guides.
-        train: `ppl_vae.data.Images`, or an array (n, c, h, w) in the likelihood's range.
+        train: `ppl_vae.data.Images`, or an array (n, c, h, w) in the likelihood's range; images
+            that are mapped into memory (`numpy.memmap`) stay on disk, and come in by parts.
         valid: the same; its ELBO decides which weights are the best, and early stopping.
         objective: warm-up, beta, free bits, importance samples (`ObjectiveSettings`).
         run: folder that takes checkpoints, history, TensorBoard scalars.
@@ -151,8 +153,8 @@ class NumPyroTrainer:
                 set_mode(module, training=True)
                 if settings.precision == "float64":
                     as_dtype(module, dtype)
-        self.train = DeviceImages(train, device, dtype)
-        self.valid = None if valid is None else DeviceImages(valid, device, dtype)
+        self.train = DeviceImages(train, device, dtype, stream=True)
+        self.valid = None if valid is None else DeviceImages(valid, device, dtype, True)
         if len(self.train) == 0:
             raise UsageError("train: expected at least one image, came none")
         check_images(self.train, model)
@@ -166,6 +168,7 @@ class NumPyroTrainer:
         self.key = random.key(settings.seed)
         self._first_pass()
         self.epoch = jax.jit(self._epoch, donate_argnums=0)
+        self.part = jax.jit(self._part, donate_argnums=0)
         self._validated = jax.jit(self._validation_sums)
 
     def _first_pass(self) -> None:
@@ -244,20 +247,51 @@ class NumPyroTrainer:
         return loss, (means, mutable, vectors)
 
     def _epoch(self, now: State, values: Array, rng_key: Any, rates: Any) -> tuple[State, Any]:
-        count, size = self.steps_per_epoch * self.batch_size, self.batch_size
-        shuffle, draw = random.split(rng_key)
-        order = jnp.arange(len(values))
-        if self.shuffles:
-            order = random.permutation(shuffle, len(values))
-        keys = random.split(draw, self.steps_per_epoch)
+        order, keys = self._order(rng_key)
 
         def step(now: State, inputs: Any) -> tuple[State, Any]:
-            index, key, kl_weight, rate = inputs
-            binarise, noise = random.split(key)
-            x = self.train.prepared(values[index], binarise)
-            return self.step(now, x, noise, kl_weight, rate)
+            index, *rest = inputs
+            return self._drawn_step(now, values[index], *rest)
 
-        return lax.scan(step, now, (order[:count].reshape(-1, size), keys, *rates))
+        return lax.scan(step, now, (order, keys, *rates))
+
+    def _order(self, rng_key: Any) -> tuple[Array, Array]:
+        """Images (steps, batch size) of an epoch's steps, and their keys."""
+        count, size = self.steps_per_epoch * self.batch_size, self.batch_size
+        shuffle, draw = random.split(rng_key)
+        order = jnp.arange(len(self.train))
+        if self.shuffles:
+            order = random.permutation(shuffle, len(self.train))
+        return order[:count].reshape(-1, size), random.split(draw, self.steps_per_epoch)
+
+    def _part(self, now: State, batches: Array, keys: Any, rates: Any) -> tuple[State, Any]:
+        """Steps of an epoch, on stored images (steps, batch size, …)."""
+        return lax.scan(
+            lambda now, inputs: self._drawn_step(now, *inputs), now, (batches, keys, *rates)
+        )
+
+    def _drawn_step(
+        self, now: State, values: Array, key: Any, kl_weight: Any, rate: Any
+    ) -> tuple[State, Any]:
+        binarise, noise = random.split(key)
+        return self.step(now, self.train.prepared(values, binarise), noise, kl_weight, rate)
+
+    def _streamed(self, rng_key: Any, rates: Any) -> np.ndarray:
+        """An epoch as `_epoch` has it, its images brought to the device part by part."""
+        order, keys = self._order(rng_key)
+        order = np.asarray(order)
+        image = self.train.values[:1].nbytes
+        most = max(1, PART // (image * self.batch_size))
+        steps = max(k for k in range(1, len(order) + 1) if k <= most and len(order) % k == 0)
+        rows = []
+        for start in range(0, len(order), steps):  # reads on while the device computes
+            some = slice(start, start + steps)
+            batches = self.train.rows(order[some])
+            self.now, row = self.part(
+                self.now, batches, keys[some], tuple(rate[some] for rate in rates)
+            )
+            rows.append(row)
+        return np.concatenate([np.asarray(row) for row in rows])
 
     def step(
         self, now: State, x: Array, rng_key: Any, kl_weight: Any, rate: Any
@@ -297,7 +331,10 @@ class NumPyroTrainer:
         dtype = self.train.dtype
         rates = (jnp.asarray(kl_weight, dtype), jnp.asarray(learning_rate, dtype))
         key = random.fold_in(self.key, epoch)
-        self.now, table = self.epoch(self.now, self.train.values, key, rates)
+        if self.train.streamed:
+            table = self._streamed(key, rates)
+        else:
+            self.now, table = self.epoch(self.now, self.train.values, key, rates)
         table = np.asarray(table, dtype=np.float64)  # the epoch's one wait for the device
         self.write_back()  # for callbacks, and for whoever stops here
         tick(self.steps_per_epoch)
@@ -310,7 +347,7 @@ class NumPyroTrainer:
             return None
         total: Any = 0.0
         for start in range(0, len(self.valid), self.batch_size):
-            values = self.valid.values[start : start + self.batch_size]
+            values = self.valid.rows(slice(start, start + self.batch_size))
             key = random.fold_in(self._aside, start)
             with quiet(self.model, self.guide):
                 sums = self._validated(self.now.params, self.now.mutable, values, key)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["DeviceImages", "as_images", "check_support"]
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -21,14 +22,23 @@ class DeviceImages:
         images: `ppl_vae.data.Images`, or an array (n, c, h, w): floating-point values as they
             are, uint8 as grey values over 255.
         device, dtype: of the batches.
+        stream: leave images that are mapped into memory where they are, and bring each batch to
+            the device by itself.
     """
 
-    def __init__(self, images: Any, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, images: Any, device: torch.device, dtype: torch.dtype, stream: bool = False
+    ) -> None:
         images = as_images(images)
         raw = images.images if isinstance(images, Images) else images
         self.binarization = images.binarization if isinstance(images, Images) else "none"
-        self.values = torch.as_tensor(np.ascontiguousarray(raw), device=device)
-        self.dtype = dtype
+        self.device, self.dtype = device, dtype
+        if stream and isinstance(raw, np.memmap):
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=".*not writable")  # nobody writes
+                self.values = torch.from_numpy(raw)
+        else:
+            self.values = torch.as_tensor(np.ascontiguousarray(raw), device=device)
         masks = images.masks if isinstance(images, Images) else None
         self.masks = None if masks is None else torch.as_tensor(masks, device=device)
 
@@ -43,7 +53,9 @@ class DeviceImages:
 
     def batch(self, index: Any) -> Tensor:
         """Images at `index` (a slice or a tensor), dynamic binarisation and masks drawn anew."""
-        values = self._scored(self.values[index])
+        if isinstance(index, Tensor):
+            index = index.to(self.values.device)
+        values = self._scored(self.values[index].to(self.device))
         if self.masks is None:
             return values
         chosen = torch.randint(len(self.masks), (len(values),), device=values.device)

@@ -24,21 +24,27 @@ class AutoregressiveShift(Transform):
 
     Args:
         net: μ, strictly autoregressive in any order (`ppl_vae.pyro.nets.masked.ShiftNet`).
+        context: (n, C), what μ looks at besides, where its net takes any.
     """
 
     domain = constraints.independent(constraints.real, 3)
     codomain = constraints.independent(constraints.real, 3)
     bijective = True
 
-    def __init__(self, net: Callable[[Tensor], Tensor], cache_size: int = 1) -> None:
+    def __init__(
+        self, net: Callable[..., Tensor], context: Tensor | None = None, cache_size: int = 1
+    ) -> None:
         super().__init__(cache_size=cache_size)
-        self.net = net
+        self.net, self.context = net, context
 
     def with_cache(self, cache_size: int = 1) -> AutoregressiveShift:
-        return self if cache_size == self._cache_size else AutoregressiveShift(self.net, cache_size)
+        if cache_size == self._cache_size:
+            return self
+        return AutoregressiveShift(self.net, self.context, cache_size)
 
     def __eq__(self, other: Any) -> bool:
-        return isinstance(other, AutoregressiveShift) and other.net is self.net
+        alike = isinstance(other, AutoregressiveShift) and other.net is self.net
+        return alike and other.context is self.context
 
     def _call(self, z: Tensor) -> Tensor:
         return z - self._shift(z)
@@ -56,4 +62,8 @@ class AutoregressiveShift(Transform):
         return z.new_zeros(z.shape[:-3])
 
     def _shift(self, z: Tensor) -> Tensor:
-        return self.net(z.reshape(-1, *z.shape[-3:])).reshape(z.shape)
+        flat = z.reshape(-1, *z.shape[-3:])
+        if self.context is None:
+            return self.net(flat).reshape(z.shape)
+        context = self.context.expand(*z.shape[:-3], self.context.shape[-1])
+        return self.net(flat, context.reshape(len(flat), -1)).reshape(z.shape)

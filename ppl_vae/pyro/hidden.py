@@ -84,7 +84,7 @@ def infer_missing(
     found = []
     plain = x.without_masks() if isinstance(x, Images) else x[:, :-1]
     with asked(model, guide, plain, params, seed, batch_norm) as data:
-        given = DeviceImages(x, data.values.device, data.dtype).batch(slice(None))
+        given = DeviceImages(x, data.device, data.dtype).batch(slice(None))
         for part in given.split(block):
             found.append(_chain(model, guide, part, count, warmup, thin, num_leapfrogs))
     return np.concatenate(found, axis=1)

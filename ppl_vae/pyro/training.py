@@ -59,7 +59,8 @@ def fit(
         model: a Pyro program `model(x=None, *, n=None)`: a module, or a plain function.
         guide: a `Guide`, a module or a plain function over the same latent sites, or one of
             Pyro's automatic guides.
-        train: `ppl_vae.data.Images`, or an array (n, c, h, w) in the likelihood's range.
+        train: `ppl_vae.data.Images`, or an array (n, c, h, w) in the likelihood's range; images
+            that are mapped into memory (`numpy.memmap`) stay on disk, and come in batch by batch.
         valid: the same; its ELBO decides which weights are the best, and early stopping.
         objective: warm-up, beta, free bits, importance samples (`ObjectiveSettings`).
         run: folder that takes checkpoints, history, TensorBoard scalars.
@@ -132,8 +133,8 @@ class PyroTrainer:
             if isinstance(module, nn.Module):
                 module.to(self.device, dtype)
                 module.train()
-        self.train = DeviceImages(train, self.device, dtype)
-        self.valid = None if valid is None else DeviceImages(valid, self.device, dtype)
+        self.train = DeviceImages(train, self.device, dtype, stream=True)
+        self.valid = None if valid is None else DeviceImages(valid, self.device, dtype, True)
         if len(self.train) == 0:
             raise UsageError("train: expected at least one image, came none")
         check_images(self.train, model)

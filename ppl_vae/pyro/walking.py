@@ -78,7 +78,7 @@ def redraw(
             {name: np.shape(value) for name, value in held.items()}, latent_sites(model), n
         )
         values = {
-            name: torch.as_tensor(value, dtype=data.dtype, device=data.values.device)
+            name: torch.as_tensor(value, dtype=data.dtype, device=data.device)
             for name, value in held.items()
         }
 

@@ -11,6 +11,7 @@ from flax import nnx
 from jax import Array
 
 from ppl_vae.masks import Mask
+from ppl_vae.numpyro.nets.mlp import linear
 from ppl_vae.numpyro.nets.residual import channels_first, channels_last
 from ppl_vae.numpyro.nets.weight_norm import WeightNormConv
 
@@ -25,11 +26,19 @@ class ShiftNet(nnx.Module):
         width: channels of z.
         reverse: from the last pixel back, not raster order.
         expansion: of the channels inside.
+        num_context: numbers (n, num_context) that every value may depend on besides: they shift
+            the first convolution's outcome.
         rngs: for the initial weights.
     """
 
     def __init__(
-        self, width: int, reverse: bool = False, expansion: int = 6, *, rngs: nnx.Rngs
+        self,
+        width: int,
+        reverse: bool = False,
+        expansion: int = 6,
+        num_context: int = 0,
+        *,
+        rngs: nnx.Rngs,
     ) -> None:
         inner = expansion * width
         first = Mask(width, inner, 3, strict=True, reverse=reverse)
@@ -42,10 +51,14 @@ class ShiftNet(nnx.Module):
                 WeightNormConv(inner, width, 1, mask=third, rngs=rngs),
             ]
         )
+        self.context = linear(num_context, inner, rngs=rngs) if num_context else None
         last = self.convs[-1].log_weight_norm
         last[...] = last[...] + math.log(0.1)
 
-    def __call__(self, z: Array) -> Array:
-        h = jax.nn.elu(self.convs[0](channels_last(z)))
+    def __call__(self, z: Array, context: Array | None = None) -> Array:
+        h = self.convs[0](channels_last(z))
+        if self.context is not None:
+            h = h + self.context(context)[..., None, None, :]
+        h = jax.nn.elu(h)
         h = jax.nn.elu(jax.nn.elu(self.convs[1](h)))
         return channels_first(self.convs[2](h))

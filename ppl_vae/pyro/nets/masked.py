@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ppl_vae.masks import Mask
+from ppl_vae.pyro.nets.mlp import linear
 from ppl_vae.pyro.nets.weight_norm import WeightNormConv
 
 
@@ -25,9 +26,13 @@ class ShiftNet(nn.Module):
         width: channels of z.
         reverse: from the last pixel back, not raster order.
         expansion: of the channels inside.
+        num_context: numbers (n, num_context) that every value may depend on besides: they shift
+            the first convolution's outcome.
     """
 
-    def __init__(self, width: int, reverse: bool = False, expansion: int = 6) -> None:
+    def __init__(
+        self, width: int, reverse: bool = False, expansion: int = 6, num_context: int = 0
+    ) -> None:
         super().__init__()
         inner = expansion * width
         first = Mask(width, inner, 3, strict=True, reverse=reverse)
@@ -40,12 +45,16 @@ class ShiftNet(nn.Module):
                 WeightNormConv(inner, width, 1, mask=third),
             ]
         )
+        self.context = linear(num_context, inner) if num_context else None
         last: Any = self.convs[-1]
         with torch.no_grad():
             last.log_weight_norm += math.log(0.1)
 
-    def forward(self, z: Tensor) -> Tensor:
-        h = functional.elu(self.convs[0](z))
+    def forward(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        h = self.convs[0](z)
+        if self.context is not None:
+            h = h + self.context(context)[..., None, None]
+        h = functional.elu(h)
         h = functional.elu(functional.elu(self.convs[1](h)))
         shift: Tensor = self.convs[2](h)
         return shift
