@@ -1,8 +1,8 @@
 """NVAE by hand in plain JAX: functions of flat dictionaries of arrays, one pass of both towers.
 
 The mathematics of `NVAE` with `NVAEGuide` (residual posteriors, no flows, Bernoulli images) and the
-analytic ELBO. Arrays keep the zoo's names; maps have their channels last. The zoo's one function that
-stands in for XLA's slow depthwise convolution serves here as well: an operation, no net.
+analytic ELBO. Arrays keep the zoo's names; maps have their channels last. The zoo's one function in
+place of XLA's slow depthwise convolution serves here as well: an operation, no net.
 """
 
 from __future__ import annotations
