@@ -1,8 +1,8 @@
 """NVAE by hand in plain JAX: functions of flat dictionaries of arrays, one pass of both towers.
 
 The mathematics of `NVAE` with `NVAEGuide` (residual posteriors, no flows, Bernoulli images) and the
-analytic ELBO. Arrays keep the zoo's names; maps have their channels last. The zoo's one function in
-place of XLA's slow depthwise convolution serves here as well: an operation, no net.
+analytic ELBO. Arrays keep the zoo's names; maps have their channels last. The zoo's functions in
+place of XLA's slow convolutions serve here as well: operations, no nets.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 from jax import Array, lax, random
 
 from benchmarks.problem import Problem
+from ppl_vae.numpyro.nets.convolution import conv
 from ppl_vae.numpyro.nets.depthwise import depthwise
 
 Tree = Any
@@ -33,10 +34,7 @@ class Net:
         v = self.params[f"{at}.weight"]
         norm = jnp.sqrt(jnp.sum(v**2, (1, 2, 3), keepdims=True))
         w = jnp.exp(self.params[f"{at}.log_weight_norm"]) * v / (norm + 1e-5)
-        pad = v.shape[-1] // 2
-        h = lax.conv_general_dilated(
-            x, w, (stride, stride), [(pad, pad)] * 2, dimension_numbers=("NHWC", "OIHW", "NHWC")
-        )
+        h = conv(x, w, stride, v.shape[-1] // 2)
         return h + self.params[f"{at}.bias"] if f"{at}.bias" in self.params else h
 
     def linear(self, at: str, x: Array) -> Array:
@@ -73,11 +71,11 @@ class Net:
             h = x.repeat(2, 1).repeat(2, 2)
             rows, columns = (bilinear(side) for side in x.shape[1:3])
             x = self.conv(f"{at}.skip.conv", jnp.einsum("oh,pw,nhwc->nopc", rows, columns, x))
-        h = self.norm(f"{at}.norms.0", h) @ self.params[f"{at}.convs.0.weight"]
+        h = conv(self.norm(f"{at}.norms.0", h), self.params[f"{at}.convs.0.weight"], 1, 0)
         h = jax.nn.silu(self.norm(f"{at}.norms.1", h))
         h = depthwise(h, self.params[f"{at}.convs.1.weight"])
         h = jax.nn.silu(self.norm(f"{at}.norms.2", h))
-        h = self.norm(f"{at}.norms.3", h @ self.params[f"{at}.convs.2.weight"])
+        h = self.norm(f"{at}.norms.3", conv(h, self.params[f"{at}.convs.2.weight"], 1, 0))
         return x + 0.1 * self.gate(f"{at}.gate", h)
 
 
@@ -114,11 +112,6 @@ class NVAEByHand:
             if "running" in name:
                 stats[here] = jnp.array(array)
                 continue
-            plain = f"{name.removesuffix('weight')}log_weight_norm" not in given
-            if (
-                plain and name.endswith(".weight") and array.ndim == 4 and array.shape[-1] == 1
-            ):  # 1 × 1, as a matrix
-                array = array[:, :, 0, 0].T
             params[here] = jnp.array(array)
         return params, stats
 

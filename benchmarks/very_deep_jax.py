@@ -1,7 +1,8 @@
 """Very Deep VAE by hand in plain JAX: functions of a flat dictionary of arrays, in a single pass.
 
 The mathematics of `VeryDeepVAE` with `VeryDeepGuide` (Bernoulli images) and the analytic ELBO.
-Arrays keep the zoo's names; maps have their channels last.
+Arrays keep the zoo's names; maps have their channels last. The zoo's function in place of XLA's slow
+convolution serves here as well: an operation, no net.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax, random
+from jax import Array, random
 
 from benchmarks.nvae_jax import drawn
 from benchmarks.problem import Problem
+from ppl_vae.numpyro.nets.convolution import conv_general_dilated
 from ppl_vae.stages import Pyramid, read_stages, read_widths
 
 Tree = Any
@@ -25,8 +27,7 @@ Tree = Any
 def conv(params: Tree, at: str, x: Array) -> Array:
     w = params[f"{at}.weight"]
     pad = w.shape[0] // 2
-    numbers = ("NHWC", "HWIO", "NHWC")
-    h = lax.conv_general_dilated(x, w, (1, 1), [(pad, pad)] * 2, dimension_numbers=numbers)
+    h = conv_general_dilated(x, w, (1, 1), [(pad, pad)] * 2)
     return h + params[f"{at}.bias"]
 
 
