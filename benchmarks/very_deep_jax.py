@@ -1,8 +1,8 @@
 """Very Deep VAE by hand in plain JAX: functions of a flat dictionary of arrays, in a single pass.
 
 The mathematics of `VeryDeepVAE` with `VeryDeepGuide` (Bernoulli images) and the analytic ELBO.
-Arrays keep the zoo's names; maps have their channels last. The zoo's function in place of XLA's slow
-convolution serves here as well: an operation, no net.
+Arrays keep the zoo's names; maps have their channels last. The zoo's function in place of XLA's
+slow convolution serves here as well: an operation, no net.
 """
 
 from __future__ import annotations
