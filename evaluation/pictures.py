@@ -31,6 +31,7 @@ from ppl_vae.errors import UsageError
 Array: TypeAlias = npt.NDArray[Any]
 
 _DPI = 100
+_HELD = 2**25  # training values compared at a time
 _WIDTH = 880  # pixels that the tiles may take
 _MIN_WIDTH = 240
 _GAP, _MARGIN, _CAPTION = 4, 14, 17  # pixels: between tiles, around all, a line of text
@@ -155,7 +156,7 @@ def nearest_images(
     """Each sample's nearest training image: its index, (samples,) int64, and distance, float64.
 
     Euclidean over grey values in [0, 1]; `train_images` may be memory-mapped and is read `block`
-    images at a time.
+    images at a time, fewer of large ones.
     """
     samples, train_images = _checked(samples, "samples"), _checked(train_images, "train_images")
     if samples.shape[1:] != train_images.shape[1:]:
@@ -165,6 +166,7 @@ def nearest_images(
         )
     wanted = _unit(samples, _divisor(samples)).reshape(len(samples), -1)
     divisor = _divisor(train_images)
+    block = max(1, min(block, _HELD // wanted.shape[1]))
     index = np.zeros(len(wanted), dtype=np.int64)
     lowest = np.full(len(wanted), np.inf)
     for start in range(0, len(train_images), block):
