@@ -35,7 +35,7 @@ class DeviceImages:
         self.binarization = images.binarization if isinstance(images, Images) else "none"
         self.device, self.dtype = device, dtype
         self.streamed = stream and isinstance(raw, np.memmap)
-        self.values = raw if self.streamed else self._placed(raw)
+        self.values: Any = raw if self.streamed else self._placed(raw)
         masks = images.masks if isinstance(images, Images) else None
         self.masks = None if masks is None else jax.device_put(masks, device)
 

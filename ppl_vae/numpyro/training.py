@@ -278,8 +278,8 @@ class NumPyroTrainer:
 
     def _streamed(self, rng_key: Any, rates: Any) -> np.ndarray:
         """An epoch as `_epoch` has it, its images brought to the device part by part."""
-        order, keys = self._order(rng_key)
-        order = np.asarray(order)
+        places, keys = self._order(rng_key)
+        order = np.asarray(places)
         image = self.train.values[:1].nbytes
         most = max(1, PART // (image * self.batch_size))
         steps = max(k for k in range(1, len(order) + 1) if k <= most and len(order) % k == 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["ShiftNet"]
 
 import math
+from typing import Any
 
 import jax
 from flax import nnx
@@ -55,7 +56,7 @@ class ShiftNet(nnx.Module):
         last = self.convs[-1].log_weight_norm
         last[...] = last[...] + math.log(0.1)
 
-    def __call__(self, z: Array, context: Array | None = None) -> Array:
+    def __call__(self, z: Array, context: Any = None) -> Array:
         h = self.convs[0](channels_last(z))
         if self.context is not None:
             h = h + self.context(context)[..., None, None, :]
