@@ -76,7 +76,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--family", choices=list(FAMILIES), default="ladder", help="the nets")
     parser.add_argument("--repeats", type=int, help="timed turns of every contestant (60)")
     parser.add_argument(
-        "--steps", type=int, help="optimiser steps a turn (10; 1 but for the ladder)"
+        "--steps", type=int, help="optimiser steps a turn (10; 5 but for the ladder)"
     )
     parser.add_argument("--quick", action="store_true", help="2 turns of 2 steps, times unjudged")
     parser.add_argument("--out", type=Path, help="JSON (in results/ unless --quick)")
@@ -84,7 +84,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     options.ppl = options.ppl or list(SIDES)
     options.repeats = options.repeats or (2 if options.quick else 60)
     is_ladder = options.family == "ladder"
-    options.steps = options.steps or (2 if options.quick else 10 if is_ladder else 1)
+    options.steps = options.steps or (2 if options.quick else 10 if is_ladder else 5)
     if options.out is None and not options.quick:
         name = "overhead" if is_ladder else f"overhead-{options.family}"
         options.out = RESULTS / f"{name}.json"
