@@ -34,7 +34,9 @@ TRIPLES = [
 def test_densities_agree(model: str, guide: str, likelihood: str) -> None:
     """log p(x, z) and log q by site, and each divergence; batch norm in both of its modes."""
     pairs = {ppl: Case(ppl, model, guide, likelihood).build() for ppl in PPLS}
-    weights = noisy(room("pyro").state(*pairs["pyro"]))
+    # A tower's wide heads under large weights give scales too small to undo a flow in float32.
+    scale = 0.1 if (model, guide) == ("very-deep", "iaf") else 0.5
+    weights = noisy(room("pyro").state(*pairs["pyro"]), scale=scale)
     for precision in TOLERANCE:
         with side("numpyro").precision(precision):
             for ppl, pair in pairs.items():
