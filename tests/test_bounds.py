@@ -136,6 +136,18 @@ def test_sites_without_moves_of_their_own_are_refused(ppl: str, prior: str, mess
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("prior_layers", [0, 1])
+def test_codes_are_discrete_although_their_values_are_vectors(ppl: str, prior_layers: int) -> None:
+    model, guide = Case(ppl, "vq-vae", "vector-quantizer").build(prior_layers=prior_layers)
+    with pytest.raises(UsageError, match="site z1 is discrete"):
+        room(ppl).check_moves(model)
+    with pytest.raises(UsageError, match="site z1 is discrete"):
+        room(ppl).annealed_log_weights(model, None, images(n=1), AnnealingSettings(start="prior"))
+    with pytest.raises(UsageError, match=r"site z1: .* is discrete"):
+        room(ppl).nuts(model, guide, images(n=1), num_chains=2, num_warmup=1, num_draws=4)
+    room(ppl).check_moves(LINEAR.programs(ppl).model)
+
+
 def test_wrong_questions_are_refused(ppl: str) -> None:
     model, guide = LINEAR.programs(ppl)
     call = room(ppl).annealed_log_weights
@@ -479,6 +491,8 @@ def test_checks_of_a_run(ppl: str, run: Path, capsys: pytest.CaptureFixture[str]
         (("--bound", "ais", "--set", "ais.starts=[guid]"), "start: unknown 'guid'"),
         (("--bound", "bdmc", "--set", "bdmc.images=0"), "bdmc.images: expected at least 1"),
         (("--bound", "ais", "--set", "ais.temprature=5"), "did you mean 'temperatures'"),
+        (("--bound", "ais", "--set", "gap.images=5"), "gap was not asked for: add --check gap"),
+        (("--bound", "ais", "--set", "ais.starts=prior"), "expected a list of str, such as"),
         (("--bound", "ais", "--batch-norm", "batch"), "batch_norm: expected running"),
         (("--check", "gap", "--set", "gap.families=[ifa]"), "gap.families: unknown 'ifa'"),
         (("--check", "gap", "--set", "gap.families=[]"), "gap.families: expected some of"),
