@@ -41,7 +41,8 @@ class CheckTable:
 
     @property
     def title(self) -> str:
-        settings = ", ".join(f"{name} {_plain(value)}" for name, value in self.settings.items())
+        given = {name: value for name, value in self.settings.items() if value is not None}
+        settings = ", ".join(f"{name} {_plain(value)}" for name, value in given.items())
         return " · ".join(filter(None, [self.check, self.protocol.text, settings]))
 
 

@@ -61,6 +61,8 @@ class Number(NamedTuple):
     decimals: int = 2
 
     def __str__(self) -> str:
+        if self.error is None and self.decimals > 4 and 0 < abs(self.value) < 10**-self.decimals:
+            return f"{self.value:.0e}"  # a p-value, say, of which no decimal would be left
         error = "" if self.error is None else f" ± {self.error:.{self.decimals}f}"
         return f"{self.value:.{self.decimals}f}{error}"
 

@@ -9,7 +9,7 @@ log p(x) stands the best lower bound that is at hand, so the approximation part 
 
 from __future__ import annotations
 
-__all__ = ["gap_figure", "gap_parts"]
+__all__ = ["family_label", "gap_figure", "gap_parts"]
 
 import math
 from collections.abc import Mapping
@@ -81,6 +81,11 @@ def gap_parts(bounds: Mapping[str, Any], elbo: Any, local: Mapping[str, Any]) ->
     return result
 
 
+def family_label(family: str) -> str:
+    """A family's name in words."""
+    return family.replace("_", " ").replace("iaf", "IAF")
+
+
 def gap_figure(gaps: xr.Dataset, path: str | Path, *, title: str = "") -> Path:
     """Mean gap of each family as a bar of its two parts."""
     families = [str(name) for name in gaps["family"].values]
@@ -98,7 +103,7 @@ def gap_figure(gaps: xr.Dataset, path: str | Path, *, title: str = "") -> Path:
             label="amortisation",
             xerr=gaps["amortization_se"],
         )
-        ax.set_yticks(at, [name.replace("_", " ") for name in families])
+        ax.set_yticks(at, [family_label(name) for name in families])
         ax.invert_yaxis()
         ax.set_xlabel("nats per image below the best bound of log p(x)")
         ax.set_title(title or "What the ELBO falls short by")

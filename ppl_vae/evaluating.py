@@ -15,6 +15,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from ppl_vae import judging
+from ppl_vae.errors import UsageError
 from ppl_vae.judging import Finding, Subject
 from ppl_vae.overrides import override
 from ppl_vae.recipes import DataSettings
@@ -43,6 +44,10 @@ def chosen(names: Sequence[str], bounds: Sequence[str], changes: Sequence[str]) 
     """
     wanted = [name.strip() for text in names for name in text.split(",")] + list(bounds)
     modules = {name: judging.check(name) for name in dict.fromkeys(wanted)}
+    for change in changes:
+        name = change.partition(".")[0].strip()
+        if name in judging.CHECKS and name not in modules:
+            raise UsageError(f"--set {change}: {name} was not asked for: add --check {name}")
     known = {name: list(module.Settings.__dataclass_fields__) for name, module in modules.items()}
     tree = override({name: {} for name in modules}, changes, known)
     return {

@@ -171,12 +171,14 @@ def _spelled(hint: Any) -> str:
     """A type as a user of YAML would put it.
 
     >>> _spelled(float | None), _spelled(tuple[int, ...])
-    ('float or null', 'tuple[int, ...]')
+    ('float or null', 'a list of int, such as [a, b]')
     """
     if get_origin(hint) in (Union, UnionType):
         return " or ".join(_spelled(part) for part in get_args(hint))
     if hint is NoneType:
         return "null"
+    if get_origin(hint) is tuple and get_args(hint)[-1] is Ellipsis:
+        return f"a list of {_spelled(get_args(hint)[0])}, such as [a, b]"
     if inspect.isclass(hint) and not get_args(hint):
         return hint.__name__
     return str(hint).replace("typing.", "").replace("collections.abc.", "")

@@ -136,6 +136,18 @@ def test_sites_without_moves_of_their_own_are_refused(ppl: str, prior: str, mess
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("prior_layers", [0, 1])
+def test_codes_are_discrete_although_their_values_are_vectors(ppl: str, prior_layers: int) -> None:
+    model, guide = Case(ppl, "vq-vae", "vector-quantizer").build(prior_layers=prior_layers)
+    with pytest.raises(UsageError, match="site z1 is discrete"):
+        room(ppl).check_moves(model)
+    with pytest.raises(UsageError, match="site z1 is discrete"):
+        room(ppl).annealed_log_weights(model, None, images(n=1), AnnealingSettings(start="prior"))
+    with pytest.raises(UsageError, match=r"site z1: .* is discrete"):
+        room(ppl).nuts(model, guide, images(n=1), num_chains=2, num_warmup=1, num_draws=4)
+    room(ppl).check_moves(LINEAR.programs(ppl).model)
+
+
 def test_wrong_questions_are_refused(ppl: str) -> None:
     model, guide = LINEAR.programs(ppl)
     call = room(ppl).annealed_log_weights
@@ -241,13 +253,18 @@ def _values(module: Any, of: Any, u: Any, x: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("diagonal", "family", "is_exact"),
-    [(True, "conditional", False), (False, "mean_field", False), (False, "conditional", True)],
+    [
+        (True, "conditional", False),
+        (False, "mean_field", False),
+        (False, "conditional", True),
+        (True, "iaf", True),
+    ],
 )
 def test_local_answer_is_the_best_of_its_family(
     ppl: str, diagonal: bool, family: str, is_exact: bool
 ) -> None:
     r"""Independent Normals fall short of a Normal posterior of precision P by
-    :math:`\tfrac12 (\sum_i \log P_{ii} - \log \det P)`; full Normals reach it."""
+    :math:`\tfrac12 (\sum_i \log P_{ii} - \log \det P)`; full Normals and flows reach it."""
     problem = LinearGaussian(num_data=60, num_observed=8, num_latents=3)
     precision = np.linalg.inv(problem.covariance)
     gap = 0.5 * (np.log(np.diag(precision)).sum() - np.linalg.slogdet(precision)[1])
@@ -266,18 +283,72 @@ def test_local_answer_is_the_best_of_its_family(
         assert begun.mean() == pytest.approx(expected, abs=0.2)
 
 
-def test_mean_field_of_two_sites_is_over_the_latents_themselves(ppl: str) -> None:
+@pytest.mark.parametrize(("family", "gap"), [("mean_field", 0.5 * np.log(4 / 3)), ("iaf", 0.0)])
+def test_two_sites_are_apart_in_a_mean_field_and_joined_by_flows(
+    ppl: str, family: str, gap: float
+) -> None:
     """The stairs' posterior has precision [[2, -1], [-1, 2]]: 0.144 nats of approximation."""
     with side(ppl).precision("float64"):
         found = room(ppl).local_elbo(
             *STAIRS.programs(ppl, False),
             STAIRS.x,
-            family="mean_field",
-            num_steps=200,
+            family=family,
+            num_steps=100,
+            num_samples=64,
+            learning_rate=0.1,
             eval_samples=4000,
+            flows=1,
+            width=4,
         )
-    short = STAIRS.log_evidence - found["elbo"]
-    np.testing.assert_allclose(short, 0.5 * np.log(4 / 3), atol=0.05)
+    np.testing.assert_allclose(STAIRS.log_evidence - found["elbo"], gap, atol=0.05)
+
+
+def flow(ppl: str, nets: Any, u: Any) -> tuple[Any, Any]:
+    """(y, log determinant) of vectors u (rows, 5), sites of 3 and 2, by `ImageFlows`."""
+    flows = importlib.import_module(f"ppl_vae.{ppl}.local_flows").ImageFlows((3, 2), width=6)
+    if ppl == "pyro":
+        import torch
+        from torch.utils import _pytree
+
+        found = flows(_pytree.tree_map(torch.as_tensor, nets), torch.as_tensor(u))
+    else:
+        import jax
+        import jax.numpy as jnp
+
+        found = flows(jax.tree.map(jnp.asarray, nets), jnp.asarray(u))
+    y, log_det = (np.asarray(part) for part in found)
+    return y, log_det
+
+
+def test_flows_are_each_images_own_and_count_their_volume() -> None:
+    """Alike in both PPLs; the log determinant is that of the slopes, triangular across sites."""
+    rng = np.random.default_rng(0)
+    nets = []
+    for size, inputs in ((3, 3), (2, 5)):
+        shapes = {"into": (6, inputs), "bias": (6,)}
+        shapes |= {"out": (2 * size, 6), "direct": (2 * size, inputs)}
+        nets.append([{k: rng.normal(0, 0.5, (2, *s)) for k, s in shapes.items()} for _ in "ab"])
+    u = rng.standard_normal((4, 5))  # two draws of two images
+    found = {}
+    for ppl in PPLS:
+        with side(ppl).precision("float64"):
+            found[ppl] = flow(ppl, nets, u)
+            nudged = [flow(ppl, nets, u + h * e)[0] for e in np.eye(5) for h in (1e-6, -1e-6)]
+    for one, other in zip(found["pyro"], found["numpyro"], strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9)
+    slopes = np.stack(nudged).reshape(5, 2, 4, 5)  # (unit moved, up and down, row, unit)
+    jacobian = np.moveaxis((slopes[:, 0] - slopes[:, 1]) / 2e-6, 0, -1)
+    np.testing.assert_allclose(np.linalg.slogdet(jacobian)[1], found["pyro"][1], rtol=1e-6)
+    np.testing.assert_allclose(jacobian[:, :3, 3:], 0.0, atol=1e-9)  # none from the site below
+    assert (np.abs(jacobian[:, 3:, :3]) > 1e-3).all()
+    swapped = flow("pyro", nets, u[[1, 0, 2, 3]])[0]
+    assert np.abs(swapped[:2] - found["pyro"][0][[1, 0]]).min() > 1e-6  # another image's flow
+
+
+def test_flows_refuse_a_site_too_large_for_them(ppl: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"ppl_vae.{ppl}.local.MOST", 2)
+    with pytest.raises(UsageError, match="site z1 of 3 units, came flows"):
+        room(ppl).local_elbo(*LINEAR.programs(ppl), LINEAR.x, family="iaf")
 
 
 # Arrays
@@ -372,7 +443,8 @@ QUICK = [
     for check, settings in {
         "ais": "images=4 starts=[prior] temperatures=6 chains=3 leapfrogs=2 samples=30",
         "bdmc": "images=4 starts=[guide] temperatures=6 chains=3 leapfrogs=2 samples=30",
-        "gap": "images=4 temperatures=0 samples=30 steps=5 eval_samples=8",
+        "gap": "images=4 temperatures=0 samples=30 steps=3 eval_samples=8 width=4"
+        " families=[mean_field,conditional,iaf,conditional_iaf]",
     }.items()
     for setting in settings.split()
 ]
@@ -397,7 +469,7 @@ def test_checks_of_a_run(ppl: str, run: Path, capsys: pytest.CaptureFixture[str]
     assert told["bdmc"]["gap_guide"] == pytest.approx(
         told["bdmc"]["upper_guide"] - told["bdmc"]["lower_guide"]
     )
-    for family in ("mean_field", "conditional"):
+    for family in ("mean_field", "conditional", "iaf", "conditional_iaf"):
         parts = (told["gap"][f"{part}_{family}"] for part in ("approximation", "amortization"))
         assert sum(parts) == pytest.approx(told["gap"]["total"])
     tree = xr.load_datatree(run / "evaluation.nc", engine="h5netcdf")
@@ -419,8 +491,13 @@ def test_checks_of_a_run(ppl: str, run: Path, capsys: pytest.CaptureFixture[str]
         (("--bound", "ais", "--set", "ais.starts=[guid]"), "start: unknown 'guid'"),
         (("--bound", "bdmc", "--set", "bdmc.images=0"), "bdmc.images: expected at least 1"),
         (("--bound", "ais", "--set", "ais.temprature=5"), "did you mean 'temperatures'"),
+        (("--bound", "ais", "--set", "gap.images=5"), "gap was not asked for: add --check gap"),
+        (("--bound", "ais", "--set", "ais.starts=prior"), "expected a list of str, such as"),
         (("--bound", "ais", "--batch-norm", "batch"), "batch_norm: expected running"),
-        (("--check", "gap", "--set", "gap.families=[iaf]"), "family: unknown 'iaf'"),
+        (("--check", "gap", "--set", "gap.families=[ifa]"), "gap.families: unknown 'ifa'"),
+        (("--check", "gap", "--set", "gap.families=[]"), "gap.families: expected some of"),
+        (("--check", "gap", "--set", "gap.steps=0"), "gap.steps: expected at least 1"),
+        (("--check", "nuts", "--set", "nuts.images=[3]"), "nuts.images: expected places from 0"),
     ],
 )
 def test_what_a_check_cannot_do_is_one_line(

@@ -327,6 +327,14 @@ def test_other_settings_or_protocols_never_share_a_check_s_table() -> None:
     assert "temperatures 100\n" in table(runs)
 
 
+def test_p_values_of_no_decimals_and_settings_of_none() -> None:
+    told, sets = {"sbc": {"p": 2e-50, "q": 0.0}}, {"sbc": {"simulations": 500, "samples": None}}
+    (found,) = compare_checks([evaluation(checks=told, check_settings=sets)])
+    assert str(found.rows[0]["p"]) == "2e-50"
+    assert str(found.rows[0]["q"]) == "0.00"
+    assert found.title.endswith("simulations 500")
+
+
 def test_what_is_told_of_very_many_sites_is_drawn_together() -> None:
     sites = [f"z{i}" for i in range(1, 46)]
     told = {"calibrated": {s: s != "z1" for s in sites}, "p": {s: 0.5 for s in sites}}

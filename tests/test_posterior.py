@@ -360,11 +360,11 @@ def test_checks_of_a_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ("check", "change", "message"),
     [
         ("calibration", "simulations=499", "calibration.simulations: expected 500 or more"),
-        ("calibration", "draws=0", "num_draws: expected at least 1, came 0"),
+        ("calibration", "draws=0", "calibration.draws: expected at least 1, came 0"),
         ("calibration", "levl=0.1", "did you mean 'level'"),
         ("nuts", "images=[6]", "nuts.images: expected places from 0 to 5, came [6]"),
         ("nuts", "chains=1", "num_chains: expected at least 2, came 1"),
-        ("psis", "samples=0", "num_samples: expected at least 1, came 0"),
+        ("psis", "samples=0", "psis.samples: expected at least 1, came 0"),
         ("psis", "pixels=[-1]", "psis.pixels: expected places from 0 to 5"),
         ("predictive", "draws=0", "predictive.draws: expected at least 2, came 0"),
     ],

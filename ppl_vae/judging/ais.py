@@ -6,7 +6,7 @@ default settings 200 thousand passes an image and start, where L_1000 takes a th
 
 from __future__ import annotations
 
-__all__ = ["NAME", "Settings", "annealing", "judge"]
+__all__ = ["NAME", "Settings", "annealing", "judge", "ready"]
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ppl_vae.annealing import AnnealingSettings
-from ppl_vae.judging.bounding import annealed, error, finite, fixed, importance, number
+from ppl_vae.judging.bounding import annealed, error, finite, fixed, importance, movable, number
 from ppl_vae.judging.subject import Finding, Subject
 
 if TYPE_CHECKING:
@@ -57,6 +57,13 @@ def annealing(settings: Any, start: Any) -> AnnealingSettings:
         pilot_chains=settings.pilot_chains,
         pilot_temperatures=settings.pilot_temperatures,
     )
+
+
+def ready(subject: Subject, settings: Settings) -> None:
+    """UsageError where a setting is out of range, or a site has no gradients."""
+    for start in settings.starts:
+        annealing(settings, start)
+    movable(subject, NAME, images=settings.images, samples=settings.samples)
 
 
 def judge(subject: Subject, settings: Settings) -> Finding:

@@ -7,14 +7,14 @@ arXiv 1511.02543). Twice the cost of `ais` for as many images.
 
 from __future__ import annotations
 
-__all__ = ["NAME", "Settings", "judge"]
+__all__ = ["NAME", "Settings", "judge", "ready"]
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ppl_vae.judging.ais import annealing
-from ppl_vae.judging.bounding import annealed, finite, importance, number, simulated
+from ppl_vae.judging.bounding import annealed, finite, importance, movable, number, simulated
 from ppl_vae.judging.subject import Finding, Subject
 
 if TYPE_CHECKING:
@@ -45,6 +45,13 @@ class Settings:
     pilot_temperatures: int = 200
     pilot_chains: int = 8
     samples: int = 1000
+
+
+def ready(subject: Subject, settings: Settings) -> None:
+    """UsageError where a setting is out of range, or a site has no gradients."""
+    for start in settings.starts:
+        annealing(settings, start)
+    movable(subject, NAME, images=settings.images, samples=settings.samples)
 
 
 def judge(subject: Subject, settings: Settings) -> Finding:

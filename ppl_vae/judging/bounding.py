@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ["annealed", "error", "finite", "fixed", "importance", "number", "simulated"]
+__all__ = [
+    "annealed",
+    "error",
+    "finite",
+    "fixed",
+    "importance",
+    "movable",
+    "number",
+    "simulated",
+]
 
 import math
 from collections.abc import Iterable, Iterator
@@ -19,6 +28,20 @@ if TYPE_CHECKING:
 
     from evaluation.comparison import Number
     from ppl_vae.data import Images
+
+
+def movable(subject: Subject, check: str, **least_one: int) -> None:
+    """UsageError, before anything long, about a number below 1 or a site without gradients."""
+    for name, value in least_one.items():
+        if value < 1:
+            raise UsageError(f"{check}.{name}: expected at least 1, came {value}")
+    if subject.batch_norm != "running":
+        raise UsageError(
+            f"batch_norm: expected running for {check}, came {subject.batch_norm}: all of its "
+            "bounds are of one and the same model"
+        )
+    if subject.params is None:  # a module; plain functions are looked at on the way
+        subject.programs.check_moves(subject.model)
 
 
 def fixed(subject: Subject, count: int, check: str) -> Images:

@@ -6,7 +6,7 @@ Nothing of the test split enters: latents and images come from the model. A thou
 
 from __future__ import annotations
 
-__all__ = ["NAME", "Settings", "judge"]
+__all__ = ["NAME", "Settings", "judge", "ready"]
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -38,7 +38,7 @@ class Settings:
 
 
 def ready(subject: Subject, settings: Settings) -> None:
-    """UsageError where there are too few simulations."""
+    """UsageError where there are too few simulations or draws."""
     from evaluation.calibration import MIN_SIMULATIONS
 
     if settings.simulations < MIN_SIMULATIONS:
@@ -46,6 +46,8 @@ def ready(subject: Subject, settings: Settings) -> None:
             f"calibration.simulations: expected {MIN_SIMULATIONS} or more, came "
             f"{settings.simulations}: fewer would miss what is wrong"
         )
+    if settings.draws < 1:
+        raise UsageError(f"calibration.draws: expected at least 1, came {settings.draws}")
 
 
 def judge(subject: Subject, settings: Settings) -> Finding:

@@ -3,19 +3,21 @@
 Each image's posterior is optimised for that image alone, in each family (`ppl_vae.<ppl>.local`),
 and compared with the best bound of log p(x): L_K or annealed chains (Cremer et al. 2018, arXiv
 1801.03558). With the default settings the nets pass an image, forwards and backwards, 60 thousand
-times for the annealed chains (`gap.temperatures=0` leaves them out) and 4 thousand for each family.
+times for the annealed chains (`gap.temperatures=0` leaves them out) and 4 thousand for each family;
+a family with flows has nets for every image besides.
 """
 
 from __future__ import annotations
 
-__all__ = ["NAME", "Settings", "judge"]
+__all__ = ["NAME", "Settings", "judge", "ready"]
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ppl_vae.errors import UsageError, nearest
 from ppl_vae.judging.ais import annealing
-from ppl_vae.judging.bounding import annealed, finite, fixed, importance, number
+from ppl_vae.judging.bounding import annealed, finite, fixed, importance, movable, number
 from ppl_vae.judging.subject import Finding, Subject
 
 if TYPE_CHECKING:
@@ -27,8 +29,10 @@ NAME = "gap"
 
 _FAMILIES = {
     "mean_field": "one independent Normal for every unit of every latent site",
+    "iaf": "inverse autoregressive flows of such Normals, at each site given the sites above it",
     "conditional": "the guide's own conditional posterior at each site, with a shift and a factor "
     "for every unit",
+    "conditional_iaf": "such flows of the guide's own noise",
 }
 
 
@@ -38,8 +42,9 @@ class Settings:
 
     Attributes:
         images: the first of those asked about.
-        families: of the local posterior: mean_field, conditional, or both.
+        families: of the local posterior: any of mean_field, conditional, iaf, conditional_iaf.
         steps, draws, rate: of Adam: steps, samples an image and step, learning rate.
+        flows, width: of the families with flows: steps at each site, units of a net's hidden layer.
         eval_samples: draws of the optimised ELBO.
         samples: K of the importance-weighted bound, and draws of the guide's ELBO.
         start, temperatures, chains, leapfrogs, pilot_temperatures, pilot_chains: of the annealed
@@ -51,6 +56,8 @@ class Settings:
     steps: int = 500
     draws: int = 8
     rate: float = 0.05
+    flows: int = 2
+    width: int = 64
     eval_samples: int = 500
     samples: int = 5000
     start: str = "guide"
@@ -59,6 +66,19 @@ class Settings:
     leapfrogs: int = 10
     pilot_temperatures: int = 100
     pilot_chains: int = 8
+
+
+def ready(subject: Subject, settings: Settings) -> None:
+    """UsageError where a setting is out of range, or a site has no gradients."""
+    for family in settings.families:
+        if family not in _FAMILIES:
+            raise UsageError(f"gap.families: unknown {family!r}: {nearest(family, _FAMILIES)}")
+    if not settings.families:
+        raise UsageError(f"gap.families: expected some of {', '.join(_FAMILIES)}, came none")
+    if settings.temperatures:
+        annealing(settings, settings.start)
+    names = ("images", "samples", "steps", "draws", "eval_samples", "flows", "width")
+    movable(subject, NAME, **{name: getattr(settings, name) for name in names})
 
 
 def judge(subject: Subject, settings: Settings) -> Finding:
@@ -77,6 +97,8 @@ def judge(subject: Subject, settings: Settings) -> Finding:
             num_samples=settings.draws,
             learning_rate=settings.rate,
             eval_samples=settings.eval_samples,
+            flows=settings.flows,
+            width=settings.width,
             **subject.drawn,
         )["elbo"]
         for family in settings.families
@@ -106,11 +128,12 @@ def _chapter(
     data: xr.Dataset, bounds: dict[str, Any], picture: Path, settings: Settings
 ) -> Chapter:
     from evaluation.comparison import Row
+    from evaluation.gaps import family_label
     from evaluation.page import Chapter, Picture, Table
 
     rows: list[Row] = [
         {
-            "family": family.replace("_", " "),
+            "family": family_label(family),
             "approximation": number(one["approximation_mean"], one["approximation_se"]),
             "amortisation": number(one["amortization_mean"], one["amortization_se"]),
             "local ELBO": number(one["local_elbo"].mean()),
@@ -124,7 +147,7 @@ def _chapter(
         one = data.sel(family=family)
         if float(one["approximation_mean"]) < -2 * float(one["approximation_se"]):
             warnings.append(
-                f"The {family.replace('_', ' ')} ELBO stands above every bound of log p(x): the "
+                f"The {family_label(family)} ELBO stands above every bound of log p(x): the "
                 "bounds are loose; raise gap.samples or gap.temperatures."
             )
         if float(one["amortization_mean"]) < -2 * float(one["amortization_se"]):
@@ -133,11 +156,9 @@ def _chapter(
                 if family == "mean_field" and len(settings.families) > 1
                 else "raise gap.steps, unless the guide's own family is wider"
             )
-            warnings.append(f"The {family.replace('_', ' ')} ELBO is below the guide's: {reason}.")
+            warnings.append(f"The {family_label(family)} ELBO is below the guide's: {reason}.")
     best = data["log_likelihood"].attrs["bound"]
-    families = "; ".join(
-        f"{name.replace('_', ' ')}: {_FAMILIES[name]}" for name in settings.families
-    )
+    families = "; ".join(f"{family_label(name)}: {_FAMILIES[name]}" for name in settings.families)
     return Chapter(
         title="What the ELBO falls short by",
         text=(
@@ -145,8 +166,8 @@ def _chapter(
             f"bound, {best}, less the guide's ELBO: {float(data['total_mean']):.2f} nats. The best "
             "posterior of a family for each image alone divides it: what the family cannot do is "
             "approximation, what the network misses within it is amortisation.",
-            f"Families: {families}. With one latent site and a diagonal Normal guide the two are "
-            "the same.",
+            f"Families: {families}. With one latent site and a diagonal Normal guide mean field "
+            "and conditional are the same. A wider family leaves less to approximation.",
         ),
         tables=(
             Table(rows, "gaps in nats per image ± standard error over images, lower is better"),

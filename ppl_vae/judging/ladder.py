@@ -6,7 +6,7 @@ Costs nothing beside the likelihood itself: it is read off the same samples. Wit
 
 from __future__ import annotations
 
-__all__ = ["NAME", "Settings", "chapter", "judge"]
+__all__ = ["NAME", "Settings", "chapter", "judge", "ready"]
 
 import math
 from dataclasses import dataclass
@@ -36,12 +36,17 @@ class Settings:
     samples: int | None = None
 
 
+def ready(subject: Subject, settings: Settings) -> None:
+    """UsageError where there would be no samples."""
+    if settings.samples is not None and settings.samples < 1:
+        raise UsageError(f"ladder.samples: expected at least 1, came {settings.samples}")
+
+
 def judge(subject: Subject, settings: Settings) -> Finding:
     """L_K at each rung, its extrapolation, and how far Pareto's k lets it be trusted."""
     from evaluation.ladder import ladder_figure
 
-    if settings.samples is not None and settings.samples < 1:
-        raise UsageError(f"ladder.samples: expected at least 1, came {settings.samples}")
+    ready(subject, settings)
     ladder = subject.likelihood
     if settings.samples is not None or ladder is None:
         ladder = importance(subject, subject.images, settings.samples or 5000)

@@ -7,13 +7,14 @@ the other.
 
 from __future__ import annotations
 
-__all__ = ["NAME", "Settings", "judge"]
+__all__ = ["NAME", "Settings", "judge", "ready"]
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ppl_vae.chains import check_chains
 from ppl_vae.judging.choosing import chosen, once
 from ppl_vae.judging.subject import Finding, Subject
 from ppl_vae.typed import room
@@ -41,6 +42,14 @@ class Settings:
     draws: int = 1000
     max_tree_depth: int = 8
     units: int = 12
+
+
+def ready(subject: Subject, settings: Settings) -> None:
+    """UsageError where there are no such images, or a site has no gradients."""
+    check_chains(settings.chains, settings.warmup, settings.draws, subject.batch_norm)
+    chosen(subject.images, settings.images, "nuts.images")
+    if subject.params is None:  # a module; plain functions are looked at on the way
+        subject.programs.check_moves(subject.model)
 
 
 def judge(subject: Subject, settings: Settings) -> Finding:

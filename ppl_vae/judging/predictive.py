@@ -6,7 +6,7 @@ most of it for the statistics.
 
 from __future__ import annotations
 
-__all__ = ["NAME", "Settings", "judge"]
+__all__ = ["NAME", "Settings", "judge", "ready"]
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -36,15 +36,20 @@ class Settings:
     draws: int = 100
 
 
+def ready(subject: Subject, settings: Settings) -> None:
+    """UsageError where there would be nothing to compare."""
+    for name, value in (("images", settings.images), ("draws", settings.draws)):
+        if value < 2:
+            raise UsageError(f"predictive.{name}: expected at least 2, came {value}")
+
+
 def judge(subject: Subject, settings: Settings) -> Finding:
     """Replicas from the posterior and from the prior against the data."""
     import xarray as xr
 
     from evaluation.predictive import plot_predictive, predictive_p_values, predictive_tree
 
-    for name, value in (("images", settings.images), ("draws", settings.draws)):
-        if value < 2:
-            raise UsageError(f"predictive.{name}: expected at least 2, came {value}")
+    ready(subject, settings)
     images = once(subject.images, subject.seed)
     images = images.take(min(settings.images, len(images)))
     programs, drawn = subject.programs, subject.drawn

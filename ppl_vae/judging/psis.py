@@ -5,13 +5,14 @@ A thousand samples an image, as the likelihood's; leaving pixels out takes secon
 
 from __future__ import annotations
 
-__all__ = ["NAME", "Settings", "judge"]
+__all__ = ["NAME", "Settings", "judge", "ready"]
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ppl_vae.errors import UsageError
 from ppl_vae.judging.choosing import chosen, once
 from ppl_vae.judging.subject import Finding, Subject
 
@@ -35,6 +36,14 @@ class Settings:
     samples: int = 1000
     worst: int = 20
     pixels: tuple[int, ...] = ()
+
+
+def ready(subject: Subject, settings: Settings) -> None:
+    """UsageError where there are no such images, or no samples."""
+    if settings.samples < 1:
+        raise UsageError(f"psis.samples: expected at least 1, came {settings.samples}")
+    if settings.pixels:
+        chosen(subject.images, settings.pixels, "psis.pixels")
 
 
 def judge(subject: Subject, settings: Settings) -> Finding:

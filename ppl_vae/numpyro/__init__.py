@@ -7,6 +7,7 @@ from ppl_vae.numpyro.build import build
 from ppl_vae.numpyro.calibration import calibration_ranks
 from ppl_vae.numpyro.coding import codebook_of, codes_of, decode_codes
 from ppl_vae.numpyro.compilation import keep_compiled
+from ppl_vae.numpyro.densities import check_moves
 from ppl_vae.numpyro.distributions import DiscretizedLogistic
 from ppl_vae.numpyro.guide import Guide, Site, data_shape, latent_sites
 from ppl_vae.numpyro.hidden import infer_missing, known_only
@@ -48,6 +49,7 @@ __all__ = [
     "bind",
     "build",
     "calibration_ranks",
+    "check_moves",
     "codebook_of",
     "codes_of",
     "cross_log_prob",

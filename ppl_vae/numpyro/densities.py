@@ -13,7 +13,7 @@ positive one). Densities are those of u: the Jacobian is in each of them, and in
 
 from __future__ import annotations
 
-__all__ = ["Densities", "Density", "repeated"]
+__all__ = ["Densities", "Density", "check_moves", "is_discrete", "repeated"]
 
 import itertools
 import math
@@ -30,8 +30,9 @@ from numpyro.primitives import Messenger
 
 from ppl_vae.errors import UsageError
 from ppl_vae.numpyro.bind import bind
+from ppl_vae.numpyro.codes import Codes, CodeView, NearestCode
 from ppl_vae.numpyro.distributions import unwrapped
-from ppl_vae.numpyro.guide import Guide
+from ppl_vae.numpyro.guide import Guide, latent_priors
 from ppl_vae.numpyro.objective import per_datum, traces
 
 
@@ -178,6 +179,22 @@ class _Given(Messenger):
             msg["value"] = self.values[msg["name"]]
 
 
+def is_discrete(fn: Any) -> bool:
+    """Whether draws of `fn` are discrete, as vectors of a codebook are too."""
+    base = unwrapped(fn)
+    coded = isinstance(base, Codes | NearestCode) or isinstance(
+        getattr(base, "net", None), CodeView
+    )
+    return coded or bool(fn.support.is_discrete)
+
+
+def check_moves(model: Any) -> None:
+    """UsageError where gradients cannot move a latent site of the model: it is discrete."""
+    for name, prior in latent_priors(model).items():
+        if is_discrete(prior):
+            raise _refused(name, prior)
+
+
 def repeated(t: Any, repeats: int, n: int) -> Any:
     """An array of n rows `repeats` times over, all rows in turn; anything else as it is."""
     if not hasattr(t, "ndim") or t.ndim == 0 or t.shape[0] != n:
@@ -218,12 +235,8 @@ def _sum_events(value: Array, fn: Any) -> Array:
 
 def _check_site(name: str, site: Any, n: int, trace: Any) -> None:
     fn = site["fn"]
-    if fn.support.is_discrete:
-        raise UsageError(
-            f"site {name} is discrete ({type(unwrapped(fn)).__name__}), where Hamiltonian moves "
-            "and gradients cannot go: sum it out of the model, or take the importance-weighted "
-            "bound alone"
-        )
+    if is_discrete(fn):
+        raise _refused(name, fn)
     if site["infer"].get("is_auxiliary"):
         raise UsageError(
             f"site {name} is auxiliary: the model has no density for it: start from the prior, or "
@@ -234,6 +247,14 @@ def _check_site(name: str, site: Any, n: int, trace: Any) -> None:
             f"site {name} is shared between images, so no image has a likelihood of its own: "
             "put it into the data plate, or condition the model on its value"
         )
+
+
+def _refused(name: str, fn: Any) -> UsageError:
+    return UsageError(
+        f"site {name} is discrete ({type(unwrapped(fn)).__name__}), where Hamiltonian moves and "
+        "gradients cannot go: sum it out of the model, or judge by the importance-weighted bound "
+        "and calibration"
+    )
 
 
 def _log_prob(site: Any, n: int, trace: Any) -> Array:

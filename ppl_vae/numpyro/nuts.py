@@ -17,6 +17,7 @@ from numpyro.infer.util import unconstrain_fn
 from ppl_vae.chains import Chains, check_chains, refuse_discrete
 from ppl_vae.numpyro.asking import asked, prepared, running
 from ppl_vae.numpyro.bind import fresh
+from ppl_vae.numpyro.densities import is_discrete
 from ppl_vae.numpyro.distributions import unwrapped
 from ppl_vae.numpyro.objective import traces
 from ppl_vae.numpyro.replay import at, densities
@@ -128,7 +129,7 @@ def _check_sites(trace: Any) -> None:
     for name, site in trace.items():
         if site["type"] != "sample" or site["is_observed"]:
             continue
-        if site["fn"].support.is_discrete:
+        if is_discrete(site["fn"]):
             raise refuse_discrete(name, type(unwrapped(site["fn"])).__name__)
 
 

@@ -6,6 +6,7 @@ from ppl_vae.pyro.bind import bind
 from ppl_vae.pyro.build import build
 from ppl_vae.pyro.calibration import calibration_ranks
 from ppl_vae.pyro.coding import codebook_of, codes_of, decode_codes
+from ppl_vae.pyro.densities import check_moves
 from ppl_vae.pyro.distributions import DiscretizedLogistic
 from ppl_vae.pyro.guide import Guide, Site, data_shape, latent_sites
 from ppl_vae.pyro.hidden import infer_missing, known_only
@@ -48,6 +49,7 @@ __all__ = [
     "build",
     "calibration_ranks",
     "complete",
+    "check_moves",
     "codebook_of",
     "codes_of",
     "cross_log_prob",

@@ -13,7 +13,7 @@ positive one). Densities are those of u: the Jacobian is in each of them, and in
 
 from __future__ import annotations
 
-__all__ = ["Densities", "Density", "repeated"]
+__all__ = ["Densities", "Density", "check_moves", "is_discrete", "repeated"]
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -28,8 +28,9 @@ from torch.distributions import biject_to
 from torch.utils import _pytree as pytree
 
 from ppl_vae.errors import UsageError
+from ppl_vae.pyro.codes import Codes, CodeView, NearestCode
 from ppl_vae.pyro.distributions import unwrapped
-from ppl_vae.pyro.guide import Guide
+from ppl_vae.pyro.guide import Guide, latent_priors
 from ppl_vae.pyro.objective import per_datum, traces
 
 
@@ -174,6 +175,22 @@ class _Given(Messenger):
             msg["value"], msg["done"] = self.values[msg["name"]], True
 
 
+def is_discrete(fn: Any) -> bool:
+    """Whether draws of `fn` are discrete, as vectors of a codebook are too."""
+    base = unwrapped(fn)
+    coded = isinstance(base, Codes | NearestCode) or isinstance(
+        getattr(base, "net", None), CodeView
+    )
+    return coded or bool(fn.support.is_discrete)
+
+
+def check_moves(model: Any) -> None:
+    """UsageError where gradients cannot move a latent site of the model: it is discrete."""
+    for name, prior in latent_priors(model).items():
+        if is_discrete(prior):
+            raise _refused(name, prior)
+
+
 def repeated(t: Any, repeats: int, n: int) -> Any:
     """A tensor of n rows `repeats` times over, all rows in turn; anything else as it is."""
     if not isinstance(t, Tensor) or t.dim() == 0 or t.shape[0] != n:
@@ -214,12 +231,8 @@ def _sum_events(value: Tensor, fn: Any) -> Tensor:
 
 def _check_site(name: str, site: Any, n: int) -> None:
     fn = site["fn"]
-    if fn.support.is_discrete:
-        raise UsageError(
-            f"site {name} is discrete ({type(unwrapped(fn)).__name__}), where Hamiltonian moves "
-            "and gradients cannot go: sum it out of the model, or take the importance-weighted "
-            "bound alone"
-        )
+    if is_discrete(fn):
+        raise _refused(name, fn)
     if site["infer"].get("is_auxiliary"):
         raise UsageError(
             f"site {name} is auxiliary: the model has no density for it: start from the prior, or "
@@ -230,6 +243,14 @@ def _check_site(name: str, site: Any, n: int) -> None:
             f"site {name} is shared between images, so no image has a likelihood of its own: "
             "put it into the data plate, or condition the model on its value"
         )
+
+
+def _refused(name: str, fn: Any) -> UsageError:
+    return UsageError(
+        f"site {name} is discrete ({type(unwrapped(fn)).__name__}), where Hamiltonian moves and "
+        "gradients cannot go: sum it out of the model, or judge by the importance-weighted bound "
+        "and calibration"
+    )
 
 
 def _log_prob(site: Any, n: int) -> Tensor:

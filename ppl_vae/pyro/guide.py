@@ -9,7 +9,7 @@ traces alike.
 
 from __future__ import annotations
 
-__all__ = ["Guide", "Site", "data_shape", "latent_sites"]
+__all__ = ["Guide", "Site", "data_shape", "latent_priors", "latent_sites"]
 
 import copy
 from abc import abstractmethod
@@ -131,8 +131,13 @@ class Guide(GuideMessenger, nn.Module):
 
 def latent_sites(model: Callable[..., Any]) -> dict[str, tuple[int, ...]]:
     """{name: event shape} of the model's latent sites, in its own order: top first, z1 last."""
+    return {name: tuple(prior.event_shape) for name, prior in latent_priors(model).items()}
+
+
+def latent_priors(model: Callable[..., Any]) -> dict[str, Any]:
+    """{name: distribution} of the model's latent sites in one draw, top first, z1 last."""
     return {
-        name: tuple(site["fn"].event_shape)
+        name: site["fn"]
         for name, site in _generate_one(model).nodes.items()
         if site["type"] == "sample" and name != "x" and not site_is_subsample(site)
     }

@@ -15,6 +15,7 @@ from torch.distributions import biject_to
 
 from ppl_vae.chains import Chains, check_chains, refuse_discrete
 from ppl_vae.pyro.asking import asked
+from ppl_vae.pyro.densities import is_discrete
 from ppl_vae.pyro.distributions import unwrapped
 from ppl_vae.pyro.objective import traces
 from ppl_vae.pyro.replay import at, densities
@@ -123,7 +124,7 @@ def _guide_draws(model: Any, guide: Any, images: Tensor, num: int) -> tuple[Any,
             if site["type"] != "sample" or site["is_observed"]:
                 continue
             supports[name] = site["fn"].support
-            if supports[name].is_discrete:
+            if is_discrete(site["fn"]):
                 raise refuse_discrete(name, type(unwrapped(site["fn"])).__name__)
             draws.setdefault(name, []).append(site["value"])
     return {name: torch.stack(values) for name, values in draws.items()}, supports
