@@ -1,6 +1,6 @@
 """How long XLA compiles very deep hierarchies: the first time, and again from the cache on disk.
 
-    python -m benchmarks.compile_time                       # 10, 20, 45 and 75 groups, some 20 minutes
+    python -m benchmarks.compile_time                       # 10, 20, 45, 75 groups: twenty minutes
     python -m benchmarks.compile_time --groups 10 20        # a part; others in --out stay
 
 Each depth is trained for one step (`ppl_vae.numpyro.fit`, one epoch) in two processes of their own,
@@ -119,7 +119,9 @@ def _table(groups: dict[str, dict[str, dict[str, float]]]) -> str:
     for count, found in groups.items():
         first, cached = found["first"], found["cached"]
         share = first["xla"] / first["wall"]
-        lines.append(f"| {count} | {first['seconds']:.0f} | {share:.0%} | {cached['seconds']:.0f} |")
+        lines.append(
+            f"| {count} | {first['seconds']:.0f} | {share:.0%} | {cached['seconds']:.0f} |"
+        )
     return "\n".join(lines)
 
 

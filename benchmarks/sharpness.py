@@ -4,8 +4,8 @@
     python -m benchmarks.sharpness runs/nvae
 
 Sharpness is the largest singular value of each convolution's weight as a matrix (outputs, the
-rest), exact by decomposition (`ppl_vae.<ppl>.regularizers.singular_values`), of the weights that the
-study evaluated. Beside it stands the largest divergence that any epoch had in training. Writes
+rest), exact by decomposition (`ppl_vae.<ppl>.regularizers.singular_values`), of the weights that
+the study evaluated. Beside it stands the largest divergence that any epoch had in training. Writes
 benchmarks/results/sharpness.json and docs/figures/nvae-sharpness.png.
 """
 
