@@ -63,10 +63,17 @@ Stages: TypeAlias = str | Sequence[Mapping[str, int | None]] | Sequence[Stage]
 
 
 class Place(NamedTuple):
-    """Where a group of latents stands: its resolution, and that of the state it takes in first."""
+    """Where a group of latents stands.
+
+    Attributes:
+        resolution: of its maps.
+        up: of the state it takes in first.
+        fresh: whether it reads the state as it is now, not that which the group before it read.
+    """
 
     resolution: int
     up: int | None
+    fresh: bool = True
 
 
 @dataclass(frozen=True)
@@ -84,6 +91,7 @@ class Pyramid:
         latent_channels: of each group's latent.
         bottleneck: share of the channels that a block's inner layers have.
         max_bias: largest resolution with a learned initial state; above it is zero.
+        together: so many groups of a resolution, one after another, read one state.
 
     >>> small = Pyramid((1, 8, 8), read_stages("1x1,4m1,8m4,8", "decoder"), 16)
     >>> [place.resolution for place in small.places], small.side, small.biases
@@ -97,10 +105,11 @@ class Pyramid:
     latent_channels: int = 16
     bottleneck: float = 0.25
     max_bias: int = 64
+    together: int = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "x_shape", tuple(int(side) for side in self.x_shape))
-        for name in ("width", "latent_channels"):
+        for name in ("width", "latent_channels", "together"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name}: expected at least 1, came {getattr(self, name)}")
         if not self.bottleneck > 0:
@@ -121,11 +130,26 @@ class Pyramid:
     @property
     def places(self) -> tuple[Place, ...]:
         """Of each group of latents, from the top down to z1."""
-        return tuple(
-            Place(stage.resolution, None if i else stage.up)
-            for stage in self.decoder
-            for i in range(stage.blocks)
-        )
+        found: list[Place] = []
+        size = 0  # of the set of groups that read one state
+        for stage in self.decoder:
+            for i in range(stage.blocks):
+                up = None if i else stage.up
+                same = bool(found) and found[-1].resolution == stage.resolution and up is None
+                fresh = not same or size == self.together
+                size = 1 if fresh else size + 1
+                found.append(Place(stage.resolution, up, fresh))
+        return tuple(found)
+
+    @property
+    def stochastic_depth(self) -> int:
+        """Layers of latents, each of which hangs on the one before.
+
+        >>> decoder = read_stages("1x3,4m1,4x2", "decoder")
+        >>> Pyramid((1, 4, 4), decoder, 8, together=2).stochastic_depth
+        4
+        """
+        return sum(place.fresh for place in self.places)
 
     @property
     def biases(self) -> tuple[int, ...]:

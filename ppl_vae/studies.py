@@ -8,7 +8,7 @@ seeds                       training.seed of each member's runs (default: the re
 checks                      of the evaluation, beside the likelihood
 check_settings              {check.key: value}
 columns                     {title: dotted place in evaluation.json} of the table; of a list
-                            of places the cell is a range, "a … b"
+                            of places the cell is a range, "a … b"; numbers by site are summed
 """
 
 from __future__ import annotations

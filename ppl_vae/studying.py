@@ -73,7 +73,8 @@ def table(told: Sequence[Mapping[str, Any]], columns: Mapping[str, str | list[st
 
     Args:
         told: evaluations, each with its `member`.
-        columns: {title: dotted place in an evaluation, or several}; see `ppl_vae.studies`.
+        columns: {title: dotted place in an evaluation, or several}; see `ppl_vae.studies`. A
+            place that holds a number a site stands for their sum.
 
     >>> told = [{"member": "a", "kl": {"z1": 3.0}}, {"member": "a", "kl": {"z1": 5.0}}]
     >>> print(table(told, {"KL": "kl.z1"}))
@@ -172,11 +173,14 @@ def _rounded(value: float) -> str:
 
 
 def _at(tree: Any, place: str) -> Any:
-    """The value at a dotted place; None where there is none."""
+    """The value at a dotted place, numbers by name (as those by site) summed; None for none."""
     for key in place.split("."):
         if not isinstance(tree, Mapping) or key not in tree:
             return None
         tree = tree[key]
+    if isinstance(tree, Mapping):
+        values = list(tree.values())
+        return sum(values) if all(isinstance(value, int | float) for value in values) else None
     return tree
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from zoo import Case, images, noisy, room, side
+from zoo import PPLS, Case, images, noisy, room, side
 
 from ppl_vae.errors import UsageError
 from ppl_vae.runs import Run
@@ -146,3 +146,25 @@ def test_a_temperature_for_each_site(ppl: str) -> None:
     ):
         with pytest.raises(UsageError, match=message):
             room(ppl).sample(model, 1, temperature=given)
+
+
+def test_groups_that_read_one_state() -> None:
+    """Two by two: independent within a pair, the same densities in both PPLs, no other weights."""
+    x, decoder = images(n=8, x_shape=(1, 5, 4), dtype=np.float64), "2x1,8m2,8x3"
+    pairs = {ppl: built(ppl, decoder=decoder, together=2) for ppl in PPLS}
+    weights = noisy(room("pyro").state(*pairs["pyro"]))
+    assert weights.keys() == room("pyro").state(*built("pyro", decoder=decoder)).keys()
+    with side("numpyro").precision("float64"):
+        for ppl, pair in pairs.items():
+            side(ppl).double(*pair)
+            room(ppl).load_state(*pair, weights)
+        expected, latents = side("pyro").densities(*pairs["pyro"], x)
+        found, _ = side("numpyro").densities(*pairs["numpyro"], x, latents=latents)
+        for name, value in expected.items():
+            np.testing.assert_allclose(found[name], value, rtol=1e-9, err_msg=name)
+        other = {**latents, "z4": latents["z4"] + 1}  # z5 | z4, z3 | z2, z1
+        moved, _ = side("numpyro").densities(*pairs["numpyro"], x, latents=other)
+    for density in ("log p(z5)", "log p(z3)", "log q(z3)"):
+        np.testing.assert_array_equal(moved[density], found[density], err_msg=density)
+    for density in ("log p(z2)", "log p(z1)", "log p(x)"):
+        assert (moved[density] != found[density]).any(), density

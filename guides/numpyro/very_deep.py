@@ -109,7 +109,7 @@ class VeryDeepGuide(Guide):
                     2 * self.pyramid.channels(side), self.pyramid.inner(side),
                     2 * self.pyramid.latent_channels, side, recompute=recompute, rngs=rngs,
                 )
-                for side, _ in self.pyramid.places
+                for side, *_ in self.pyramid.places
             ]
         )  # fmt: skip
 

@@ -102,7 +102,7 @@ class VeryDeepGuide(Guide):
                 2 * self.pyramid.channels(side), self.pyramid.inner(side),
                 2 * self.pyramid.latent_channels, side, recompute=recompute,
             )
-            for side, _ in self.pyramid.places
+            for side, *_ in self.pyramid.places
         )  # fmt: skip
 
     def encode(self, x: Tensor) -> dict[int, Tensor]:

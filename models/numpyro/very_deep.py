@@ -82,6 +82,9 @@ class VeryDeepVAE(nnx.Module):
             before they are scored, not before the guide sees them.
         input_mean, input_scale: in grey levels; guides see (255 x - input_mean) / input_scale.
         recompute: blocks' activations are computed again for the gradient, not kept.
+        together: so many groups of a resolution, one after another, read one state: their draws are
+            independent given those above, and the state takes in the sum of what each adds. Fewer
+            layers of latents with the same nets, as in the paper's table of depths.
         rngs: for the initial weights.
     """
 
@@ -101,13 +104,14 @@ class VeryDeepVAE(nnx.Module):
         input_mean: float = 127.5,
         input_scale: float = 127.5,
         recompute: bool = False,
+        together: int = 1,
         *,
         rngs: nnx.Rngs,
     ) -> None:
         self.x_shape = tuple(x_shape)
         self.pyramid = Pyramid(
             self.x_shape, read_stages(decoder, "decoder"), width, read_widths(widths),
-            latent_channels, bottleneck, max_bias,
+            latent_channels, bottleneck, max_bias, together,
         )  # fmt: skip
         if num_levels < 2 or 256 % num_levels:
             raise UsageError(f"num_levels: expected 256, 128, … or 2, came {num_levels}")
@@ -141,12 +145,16 @@ class VeryDeepVAE(nnx.Module):
             states: dict[int, Array] = {}
             for index, place in enumerate(net.pyramid.places):
                 group = net.groups[index]
-                h = net.state(states, place, n)
+                if place.fresh:
+                    h = net.state(states, place, n)
                 prior, increment = group.prior(h)
                 z = numpyro.sample(
                     f"z{len(net.groups) - index}", prior, infer={"context": channels_first(h)}
                 )
-                states[place.resolution] = group.merge(h + increment, z)
+                merged = group.merge(h + increment, z)
+                if not place.fresh:  # what the others of its set have added to h
+                    merged = merged + (states[place.resolution] - h)
+                states[place.resolution] = merged
             image = net.likelihood(net.decode(states[net.pyramid.side]))
             return numpyro.sample("x", image, obs=None if x is None else net.target(x))
 
@@ -164,7 +172,7 @@ class VeryDeepVAE(nnx.Module):
 
     def state(self, states: dict[int, Array], place: Place, n: int) -> Array:
         """Before the group at `place`: (n, resolution, resolution, channels)."""
-        side, up = place
+        side, up, _ = place
         if side in states:
             h = states[side]
         elif side in self.pyramid.biases:

@@ -77,6 +77,9 @@ class VeryDeepVAE(nn.Module):
             before they are scored, not before the guide sees them.
         input_mean, input_scale: in grey levels; guides see (255 x - input_mean) / input_scale.
         recompute: blocks' activations are computed again for the gradient, not kept.
+        together: so many groups of a resolution, one after another, read one state: their draws are
+            independent given those above, and the state takes in the sum of what each adds. Fewer
+            layers of latents with the same nets, as in the paper's table of depths.
     """
 
     def __init__(
@@ -95,12 +98,13 @@ class VeryDeepVAE(nn.Module):
         input_mean: float = 127.5,
         input_scale: float = 127.5,
         recompute: bool = False,
+        together: int = 1,
     ) -> None:
         super().__init__()
         self.x_shape = tuple(x_shape)
         self.pyramid = Pyramid(
             self.x_shape, read_stages(decoder, "decoder"), width, read_widths(widths),
-            latent_channels, bottleneck, max_bias,
+            latent_channels, bottleneck, max_bias, together,
         )  # fmt: skip
         if num_levels < 2 or 256 % num_levels:
             raise UsageError(f"num_levels: expected 256, 128, … or 2, came {num_levels}")
@@ -127,10 +131,14 @@ class VeryDeepVAE(nn.Module):
             states: dict[int, Tensor] = {}
             for index, place in enumerate(net.pyramid.places):
                 group: Any = net.groups[index]
-                h = net.state(states, place, n)
+                if place.fresh:
+                    h = net.state(states, place, n)
                 prior, increment = group.prior(h)
                 z = pyro.sample(f"z{len(net.groups) - index}", prior, infer={"context": h})
-                states[place.resolution] = group.merge(h + increment, z)
+                merged = group.merge(h + increment, z)
+                if not place.fresh:  # what the others of its set have added to h
+                    merged = merged + (states[place.resolution] - h)
+                states[place.resolution] = merged
             image = net.likelihood(net.decode(states[net.pyramid.side]))
             return pyro.sample("x", image, obs=None if x is None else net.target(x))
 
@@ -148,7 +156,7 @@ class VeryDeepVAE(nn.Module):
 
     def state(self, states: dict[int, Tensor], place: Place, n: int) -> Tensor:
         """Before the group at `place`: (n, channels, resolution, resolution)."""
-        side, up = place
+        side, up, _ = place
         if side in states:
             h = states[side]
         elif side in self.pyramid.biases:
