@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["EPSILON", "ROUNDS", "check_codebook", "check_codes", "check_levels", "grid"]
+__all__ = [
+    "EPSILON",
+    "ROUNDS",
+    "check_codebook",
+    "check_codes",
+    "check_levels",
+    "grid",
+    "perplexity",
+]
 
 import itertools
 from collections.abc import Sequence
@@ -61,3 +69,14 @@ def grid(levels: Sequence[int]) -> np.ndarray:
     [[-1.0, -1.0], [-1.0, 0.0], [-1.0, 1.0], [1.0, -1.0], [1.0, 0.0], [1.0, 1.0]]
     """
     return np.array(list(itertools.product(*(np.linspace(-1, 1, n) for n in levels))))
+
+
+def perplexity(counts: Any) -> Any:
+    r"""exp of the entropy of each column's shares: counts (codes, …) to (…), of none 1.
+
+    >>> float(perplexity(np.array([2.0, 1.0, 1.0, 0.0])))  # 2 ** 1.5
+    2.82842712474619
+    """
+    shares = counts / np.maximum(counts.sum(axis=0), np.finfo(float).tiny)
+    terms = -shares * np.log(np.where(shares > 0, shares, 1.0))
+    return np.exp(terms.sum(axis=0))

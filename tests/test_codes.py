@@ -16,6 +16,7 @@ from zoo import PPLS, Case, images, noisy, room, side
 from evaluation import code_usage
 from ppl_vae import cli
 from ppl_vae.errors import UsageError
+from ppl_vae.loop import code_use
 
 
 @pytest.fixture(params=PPLS)
@@ -182,8 +183,13 @@ def test_training_moves_the_codebook(codes: Any) -> None:
     case = Case(codes.PPL, "vq-vae", "vector-quantizer")
     pair = case.build(update="ema", start="kmeans", restart=0.1)
     before = ppl.state(*pair)
-    ppl.fit(*pair, images(), epochs=2, batch_size=3, progress=False)
+    history = ppl.fit(*pair, images(), epochs=2, batch_size=3, progress=False).history
     after = ppl.state(*pair)
+    counts = np.bincount(ppl.codes_of(*pair, images())["z1"].ravel(), minlength=3)
+    last = history.isel(step=-1).sel(site="z1")
+    np.testing.assert_array_equal(last["code_counts"], counts)  # of the epoch's end
+    assert last["used_codes"] == (counts > 0).sum()
+    assert history["perplexity"].dims == ("step", "site")
     moved = [name for name in after if not np.array_equal(after[name], before[name])]
     assert {f"model.codebook.running_{n}" for n in ("vectors", "counts", "sums", "started")} <= {
         *moved
@@ -290,6 +296,16 @@ def test_usage() -> None:
     assert float(found["ceiling"]) == pytest.approx(2 * math.sqrt(8))
     with pytest.raises(UsageError, match="expected 0 to 1, came 0 to 2"):
         code_usage(np.array([[[0, 2]]]), 2)
+
+
+def test_use_through_training() -> None:
+    """A site of two codes beside one of four, and one that has none: 2^1.5, 1 and nothing."""
+    counts = {"z1": np.array([2, 1, 1, 0]), "z3": np.array([0, 5])}
+    found = code_use(counts, ("z1", "z2", "z3"))
+    np.testing.assert_array_equal(found["used_codes"], [3, np.nan, 1])
+    np.testing.assert_allclose(found["perplexity"], [2**1.5, np.nan, 1])
+    np.testing.assert_array_equal(found["code_counts"][2], [0, 5, np.nan, np.nan])
+    assert code_use({}, ("z1",)) == {}
 
 
 # The second stage

@@ -12,8 +12,8 @@ import numpy as np
 import xarray as xr
 
 from evaluation import code_usage
+from evaluation.code_figures import code_counts
 from evaluation.comparison import Number, Row
-from evaluation.latent_figures import code_counts
 from evaluation.page import Chapter, Picture, Table
 from ppl_vae.judging.subject import Finding, Subject
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["codebook_of", "codes_of", "decode_codes"]
+__all__ = ["code_counts", "codebook_of", "codes_of", "decode_codes"]
 
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -59,6 +60,16 @@ def codes_of(
     found: dict[str, np.ndarray] = _in_blocks(
         indices, model, guide, x, params, seed, batch_norm, block
     )
+    return found
+
+
+def code_counts(guide_trace: Any) -> dict[str, Array]:
+    """{site: (K,)}: how many positions have each code, of a guide's trace, of discrete sites."""
+    found = {}
+    for name, site in guide_trace.items():
+        fn: Any = unwrapped(site["fn"]) if site["type"] == "sample" else None
+        if hasattr(fn, "indices"):
+            found[name] = jnp.bincount(fn.indices.reshape(-1), length=len(fn.vectors))
     return found
 
 

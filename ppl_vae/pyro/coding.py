@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["codebook_of", "codes_of", "decode_codes"]
+__all__ = ["code_counts", "codebook_of", "codes_of", "decode_codes"]
 
 from typing import Any
 
@@ -57,6 +57,17 @@ def codes_of(
                 if indices is not None:
                     parts.setdefault(name, []).append(indices.cpu().numpy())
     return {name: np.concatenate(found) for name, found in parts.items()}
+
+
+def code_counts(guide_trace: Any) -> dict[str, np.ndarray]:
+    """{site: (K,)}: how many positions have each code, of a guide's trace, of discrete sites."""
+    found = {}
+    for name, site in guide_trace.nodes.items():
+        fn: Any = unwrapped(site["fn"]) if site["type"] == "sample" else None
+        if hasattr(fn, "indices"):
+            counts = torch.bincount(fn.indices.flatten(), minlength=len(fn.vectors))
+            found[name] = counts.cpu().numpy()
+    return found
 
 
 def decode_codes(model: Any, indices: Any, *, seed: int = 0) -> np.ndarray:
