@@ -7,6 +7,7 @@ __all__ = [
     "ROUNDS",
     "check_codebook",
     "check_codes",
+    "check_label",
     "check_levels",
     "grid",
     "perplexity",
@@ -59,6 +60,20 @@ def check_codes(indices: Any, num_codes: int, sides: Sequence[int]) -> None:
         raise UsageError(
             f"codes: expected indices from 0 to {num_codes - 1}, came {low} to {high}: take those "
             "of the model's own codebook"
+        )
+
+
+def check_label(label: Any, num_labels: int, count: int) -> None:
+    """UsageError where `label`, one or `count` of them, is none of a model's labels."""
+    if not num_labels:
+        raise UsageError(
+            "label: expected none, for a model without priors for labels, "
+            f"came {label}: learn them (ppl-vae prior RUN --set labels=true)"
+        )
+    given = np.asarray(label)
+    if given.shape not in ((), (count,)) or given.min() < 0 or given.max() >= num_labels:
+        raise UsageError(
+            f"label: expected 0 to {num_labels - 1}, one or {count} of them, came {label}"
         )
 
 

@@ -107,11 +107,12 @@ def penalty(model: Any, guide: Any, x: Any) -> float:
         return float(Objective().terms(model, guide, jnp.asarray(x)).means().penalty)
 
 
-def joint(model: Any, maps: np.ndarray, x: Any) -> tuple[np.ndarray, np.ndarray]:
-    """((maps,), (maps, n)): log p of maps of codes, and of images given each."""
+def joint(model: Any, maps: np.ndarray, x: Any, label: Any = None) -> tuple[np.ndarray, np.ndarray]:
+    """((maps,), (maps, n)): log p of maps of codes (of a label), and of images given each."""
+    given = {} if label is None else {"label": label}
     values = embed(maps, model.codebook.vectors)
     with handlers.seed(rng_seed=0), handlers.substitute(data={"z1": values}):
-        seen = handlers.trace(model).get_trace(n=len(maps))
+        seen = handlers.trace(model).get_trace(n=len(maps), **given)
     prior = seen["z1"]["fn"].log_prob(values)
     law = model.likelihood(model.decoder(values))
     of_x = [law.log_prob(jnp.broadcast_to(one, (len(maps), *one.shape))) for one in jnp.asarray(x)]

@@ -94,10 +94,12 @@ def penalty(model: Any, guide: Any, x: Any) -> float:
 
 
 @torch.no_grad()
-def joint(model: Any, maps: np.ndarray, x: Any) -> tuple[np.ndarray, np.ndarray]:
-    """((maps,), (maps, n)): log p of maps of codes, and of images given each."""
+def joint(model: Any, maps: np.ndarray, x: Any, label: Any = None) -> tuple[np.ndarray, np.ndarray]:
+    """((maps,), (maps, n)): log p of maps of codes (of a label), and of images given each."""
+    given = {} if label is None else {"label": label}
     values = embed(torch.as_tensor(maps), model.codebook.vectors)
-    seen = pyro.poutine.trace(pyro.poutine.condition(model, {"z1": values})).get_trace(n=len(maps))
+    held = pyro.poutine.condition(model, {"z1": values})
+    seen = pyro.poutine.trace(held).get_trace(n=len(maps), **given)
     prior = seen.nodes["z1"]["fn"].log_prob(values)
     images = torch.as_tensor(x)
     of_x = [model.likelihood(model.decoder(values)).log_prob(one.expand(len(maps), *one.shape))

@@ -86,12 +86,20 @@ def test_penalties_are_no_part_of_the_bound(codes: Any) -> None:
     np.testing.assert_allclose(weights, np.stack([expected] * 2), rtol=1e-5)
 
 
-@pytest.mark.parametrize("prior_layers", [0, 2])
-def test_the_bound_is_a_bound(codes: Any, prior_layers: int) -> None:
+PRIORS: dict[str, dict[str, Any]] = {
+    "uniform": {},
+    "pixel-cnn": {"prior_layers": 2},
+    "transformer": {"prior_layers": 1, "prior_net": "transformer"},
+    "labels": {"prior_layers": 1, "prior_labels": 2},
+}
+
+
+@pytest.mark.parametrize("prior", PRIORS)
+def test_the_bound_is_a_bound(codes: Any, prior: str) -> None:
     """Against log p(x) by enumeration of all 3^2 maps of codes."""
     ppl, x = room(codes.PPL), images(n=4)
     case = Case(codes.PPL, "vq-vae", "vector-quantizer")
-    pair = case.build(prior_layers=prior_layers, prior_channels=4)
+    pair = case.build(prior_channels=4, **PRIORS[prior])
     ppl.load_state(*pair, noisy(ppl.state(*pair)))
     maps = np.array(list(itertools.product(range(3), repeat=2))).reshape(-1, 2, 1)
     log_prior, log_likelihood = codes.joint(pair[0], maps, x)  # (9,), (9, 4)
@@ -107,6 +115,32 @@ def test_the_bound_is_a_bound(codes: Any, prior_layers: int) -> None:
     vectors = ppl.codebook_of(pair[0])
     away = np.abs(np.moveaxis(drawn, 1, -1)[..., None, :] - vectors).max(-1).min(-1)
     assert away.max() < 1e-5  # every draw is a code's vector
+
+
+def test_priors_of_labels(codes: Any) -> None:
+    """Without a label the even mixture of both; a draw of a label is one under its prior."""
+    ppl = room(codes.PPL)
+    model, _ = Case(codes.PPL, "vq-vae", "vector-quantizer").build(
+        prior_channels=4, **PRIORS["labels"]
+    )
+    ppl.load_state(model, None, noisy(ppl.state(model, None), scale=2.0))
+    maps = np.array(list(itertools.product(range(3), repeat=2))).reshape(-1, 2, 1)
+    mixed, *of_labels = (codes.joint(model, maps, images(n=1), label)[0] for label in (None, 0, 1))
+    for log_prior in of_labels:
+        assert np.exp(log_prior).sum() == pytest.approx(1, rel=1e-5)
+    expected = np.logaddexp(*of_labels) - math.log(2)
+    np.testing.assert_allclose(mixed, expected, rtol=1e-5)
+    vectors = ppl.codebook_of(model)
+    for label, log_prior in enumerate(of_labels):
+        drawn = np.moveaxis(np.asarray(ppl.sample(model, 400, label=label)["z1"]), 1, -1)
+        indices = np.abs(drawn[..., None, :] - vectors).max(-1).argmin(-1)
+        share = np.bincount(indices.reshape(400, 2) @ [3, 1], minlength=9) / 400
+        assert np.abs(share - np.exp(log_prior)).max() < 5 * 0.5 / math.sqrt(400)
+    with pytest.raises(UsageError, match="label: expected 0 to 1, one or 4 of them, came 2"):
+        ppl.sample(model, 4, label=2)
+    plain, _ = Case(codes.PPL, "vq-vae", "vector-quantizer").build()
+    with pytest.raises(UsageError, match=r"label: expected none, .* labels=true"):
+        ppl.sample(plain, 4, label=0)
 
 
 def test_relaxed_codes(codes: Any) -> None:
@@ -223,13 +257,16 @@ def test_a_grid_needs_no_learning(codes: Any) -> None:
     np.testing.assert_allclose(found, 2 * math.log(6), rtol=1e-6)
 
 
-def test_codes_agree() -> None:
+@pytest.mark.parametrize("prior", ["pixel-cnn", "transformer", "labels"])
+def test_codes_agree(prior: str) -> None:
     """Indices, vectors and averages of one set of weights in both PPLs."""
     x = images(dtype=np.float64)
     found = {}
     for ppl in PPLS:
         with side(ppl).precision("float64"):
-            pair = Case(ppl, "vq-vae", "vector-quantizer").build(update="ema", prior_layers=1)
+            pair = Case(ppl, "vq-vae", "vector-quantizer").build(
+                update="ema", prior_channels=4, **PRIORS[prior]
+            )
             side(ppl).double(*pair)
             weights = room(ppl).state(*pair)
             held = {n: np.exp(v) for n, v in noisy(weights).items() if n.endswith("_counts")}
@@ -322,6 +359,8 @@ def test_second_stage(ppl: str, tmp_path: Path, capsys: pytest.CaptureFixture[st
     sets = [part for one in small for part in ("--set", one)]
     assert cli.main(["train", "vqvae-digits", "--ppl", ppl, "--out", first, *sets]) == 0
     chosen = ["layers=1", "channels=4", "training.epochs=10", "training.learning_rate=0.01"]
+    labelled = ppl == "numpyro"  # one with priors for labels, one without
+    chosen += ["labels=true", "net=transformer"] if labelled else []
     sizes = [part for one in chosen for part in ("--set", one)]
     assert cli.main(["prior", first, "--out", second, *sizes]) == 0
     printed = capsys.readouterr().out
@@ -337,6 +376,9 @@ def test_second_stage(ppl: str, tmp_path: Path, capsys: pytest.CaptureFixture[st
         assert f"{number['code_bits']:.4f} under the {where}" in printed
     assert told[1]["code_bits"] < told[0]["code_bits"]
     assert cli.main(["sample", second, "--count", "3", "--out", str(tmp_path / "s.npz")]) == 0
+    assert ("given the label" in printed) == labelled
+    drawn = cli.main(["sample", second, "--label", "9", "--out", str(tmp_path / "s.npz")])
+    assert drawn == (0 if labelled else 2)
     assert cli.main(["prior", first, "--out", second]) == 2  # holds a run already
 
 
