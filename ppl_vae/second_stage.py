@@ -98,6 +98,11 @@ def train_prior(
 
     recipe, programs = Recipe.from_dict(run.recipe), room(run.ppl)
     pair = load(run, run.ppl, weights)
+    if len(pair[1].sites) != 1:
+        raise UsageError(
+            f"{run.path}: expected one latent map of codes, came {', '.join(pair[1].sites)}: train "
+            "its priors with the pair (model.init_args.prior_layers)"
+        )
     codebook = programs.codebook_of(pair[0])
     data = experiment.data_of(run, recipe)
     num_labels = _num_labels(data.train) if settings.labels else 0

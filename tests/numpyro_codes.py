@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 __all__ = [
-    "PPL", "bounded", "codebook", "joint", "learn", "penalty", "prior", "quantised", "relaxed",
-    "start",
-    "three_terms", "vectors",
+    "PPL", "bounded", "codebook", "joint", "joint_of_two", "learn", "penalty", "prior", "quantised",
+    "relaxed", "start", "three_terms", "vectors",
 ]  # fmt: skip
 
 from typing import Any
@@ -116,6 +115,21 @@ def joint(model: Any, maps: np.ndarray, x: Any, label: Any = None) -> tuple[np.n
     prior = seen["z1"]["fn"].log_prob(values)
     law = model.likelihood(model.decoder(values))
     of_x = [law.log_prob(jnp.broadcast_to(one, (len(maps), *one.shape))) for one in jnp.asarray(x)]
+    return np.asarray(prior), np.asarray(jnp.stack(of_x, 1))
+
+
+def joint_of_two(model: Any, maps: Any, x: Any) -> tuple[np.ndarray, np.ndarray]:
+    """((maps,), (maps, n)): of both maps of codes, and of images given each."""
+    values = {
+        site: embed(indices, model.codebooks[int(site[1]) - 1].vectors)
+        for site, indices in maps.items()
+    }
+    n = len(maps["z1"])
+    with handlers.seed(rng_seed=0), handlers.substitute(data=values):
+        seen = handlers.trace(model).get_trace(n=n)
+    prior = sum(seen[site]["fn"].log_prob(value) for site, value in values.items())
+    law = seen["x"]["fn"]
+    of_x = [law.log_prob(jnp.broadcast_to(one, (n, *one.shape))) for one in jnp.asarray(x)]
     return np.asarray(prior), np.asarray(jnp.stack(of_x, 1))
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 __all__ = [
-    "PPL", "bounded", "codebook", "joint", "learn", "penalty", "prior", "quantised", "relaxed",
-    "start",
-    "three_terms", "vectors",
+    "PPL", "bounded", "codebook", "joint", "joint_of_two", "learn", "penalty", "prior", "quantised",
+    "relaxed", "start", "three_terms", "vectors",
 ]  # fmt: skip
 
 from typing import Any
@@ -105,6 +104,21 @@ def joint(model: Any, maps: np.ndarray, x: Any, label: Any = None) -> tuple[np.n
     of_x = [model.likelihood(model.decoder(values)).log_prob(one.expand(len(maps), *one.shape))
             for one in images]  # fmt: skip
     return prior.numpy(), torch.stack(of_x, 1).numpy()
+
+
+@torch.no_grad()
+def joint_of_two(model: Any, maps: Any, x: Any) -> tuple[np.ndarray, np.ndarray]:
+    """((maps,), (maps, n)): of both maps of codes, and of images given each."""
+    values = {
+        site: embed(torch.as_tensor(indices), model.codebooks[int(site[1]) - 1].vectors)
+        for site, indices in maps.items()
+    }
+    n = len(maps["z1"])
+    held = pyro.poutine.condition(model, values)
+    seen = pyro.poutine.trace(held).get_trace(n=n).nodes
+    prior = sum(seen[site]["fn"].log_prob(value) for site, value in values.items())
+    of_x = [seen["x"]["fn"].log_prob(one.expand(n, *one.shape)) for one in torch.as_tensor(x)]
+    return np.asarray(prior), torch.stack(of_x, 1).numpy()
 
 
 def codebook(start_at: np.ndarray, **arguments: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from zoo import PPLS, Case, images, noisy, room, side
+from zoo import PPLS, X_SHAPE, Case, images, noisy, room, side
 
 from evaluation import code_usage
 from ppl_vae import cli
@@ -115,6 +115,61 @@ def test_the_bound_is_a_bound(codes: Any, prior: str) -> None:
     vectors = ppl.codebook_of(pair[0])
     away = np.abs(np.moveaxis(drawn, 1, -1)[..., None, :] - vectors).max(-1).min(-1)
     assert away.max() < 1e-5  # every draw is a code's vector
+
+
+def two_maps(ppl: str, **changes: Any) -> tuple[Any, Any]:
+    """VQ-VAE-2: maps of 2 × 1 and 1 × 1, three codes each."""
+    models, guides = (importlib.import_module(f"{kind}.{ppl}") for kind in ("models", "guides"))
+    arguments = {
+        "codes": 3, "code_dim": 2, "hidden": (3, 4), "update": "gradient", "start": "random",
+        "restart": 0.0, "activation": "elu", "prior_channels": 4, **changes,
+    }  # fmt: skip
+    return side(ppl).build(models.VQVAE2, guides.VectorQuantizer2Guide, X_SHAPE, arguments, 0)
+
+
+@pytest.mark.parametrize("prior_layers", [0, 1])
+def test_two_maps(codes: Any, prior_layers: int) -> None:
+    """A bound of log p(x), by enumeration of all 3^3 codes; learned codes and penalties of both."""
+    ppl, x = room(codes.PPL), images(n=4)
+    pair = two_maps(codes.PPL, prior_layers=prior_layers)
+    assert dict(pair[1].sites) == {"z2": (2, 1, 1), "z1": (2, 2, 1)}
+    ppl.load_state(*pair, noisy(ppl.state(*pair)))
+    every = np.array(list(itertools.product(range(3), repeat=3)))
+    maps = {"z2": every[:, :1, None], "z1": every[:, 1:, None]}
+    log_prior, log_likelihood = codes.joint_of_two(pair[0], maps, x)
+    assert np.exp(log_prior).sum() == pytest.approx(1, rel=1e-5)
+    exact = np.logaddexp.reduce(log_prior[:, None] + log_likelihood, axis=0)
+    bound = np.asarray(ppl.log_weights(*pair, x, 1))[0]
+    assert (bound <= exact + 1e-4).all()
+    chosen = ppl.codes_of(*pair, x)
+    at = chosen["z2"][:, 0, 0] * 9 + chosen["z1"][:, :, 0] @ [3, 1]
+    expected = log_prior[at] + log_likelihood[at, np.arange(4)]
+    np.testing.assert_allclose(bound, expected, rtol=1e-4)
+    means = ppl.decode_codes(pair[0], chosen)
+    np.testing.assert_allclose(means, ppl.reconstruct(*pair, x), rtol=1e-4, atol=1e-5)
+    history = ppl.fit(*pair, x, epochs=1, batch_size=2, progress=False).history
+    assert np.isfinite(history["loss"]).all()
+    assert history["code_counts"].sel(site="z2").sum() == 4
+    side(codes.PPL).set_training(*pair, True)
+    slopes = side(codes.PPL).gradients(*pair, x)
+    still = [name for name, slope in slopes.items() if not np.abs(slope).max() > 0]
+    assert [name for name in still if "priors" not in name] == []  # one position has none before
+
+
+def test_two_maps_agree() -> None:
+    """log p and log q by site with one set of weights, float64."""
+    x, pairs = images(n=3, dtype=np.float64), {}
+    with side("numpyro").precision("float64"):
+        for ppl in PPLS:
+            pairs[ppl] = two_maps(ppl, prior_layers=1)
+            side(ppl).double(*pairs[ppl])
+            room(ppl).load_state(*pairs[ppl], noisy(room("pyro").state(*pairs["pyro"])))
+            side(ppl).set_training(*pairs[ppl], False)
+        expected, latents = side("pyro").densities(*pairs["pyro"], x)
+        found, _ = side("numpyro").densities(*pairs["numpyro"], x, latents=latents)
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-9, err_msg=name)
 
 
 def test_priors_of_labels(codes: Any) -> None:
