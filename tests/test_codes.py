@@ -347,6 +347,11 @@ def test_bad_codebooks(codes: Any) -> None:
         ({"update": "emma"}, r"update: unknown 'emma': did you mean 'ema'\?"),
         ({"restart": 1.5}, "restart: expected at least 0 and below 1, came 1.5"),
         ({"levels": (3, 1)}, "levels: expected .* at least 2, came"),
+        ({"prior_layers": 1, "prior_net": "pixelcnn"}, "net: unknown 'pixelcnn': did you mean"),
+        (
+            {"prior_layers": 1, "prior_net": "transformer", "prior_channels": 6},
+            "channels: expected a multiple of 4 heads, came 6",
+        ),
     ):
         with pytest.raises(UsageError, match=message):
             case.build(**changes)
@@ -354,6 +359,16 @@ def test_bad_codebooks(codes: Any) -> None:
         Case(codes.PPL, "vq-vae", "gumbel-softmax").build(update="ema")
     with pytest.raises(UsageError, match="expected a model of one latent map with a codebook"):
         Case(codes.PPL, "vae-conv", "vector-quantizer").build()
+
+
+def test_labels_that_are_not_there() -> None:
+    from ppl_vae.data import Images
+    from ppl_vae.second_stage import _num_labels
+
+    grey = np.zeros((3, 1, 2, 2), np.uint8)
+    assert _num_labels(Images(grey, np.array([0, 4, 2]))) == 5
+    with pytest.raises(UsageError, match="labels: expected labelled images"):
+        _num_labels(Images(grey))
 
 
 def test_codes_out_of_range(codes: Any) -> None:
