@@ -145,7 +145,9 @@ class InpaintingVAE(nnx.Module):
             if pixel_layers
             else nnx.data(None)
         )
-        self.out = nnx.data(None) if pixel_layers else conv(self.channels[0], outputs, rngs=rngs)
+        self.out: Any = (
+            nnx.data(None) if pixel_layers else conv(self.channels[0], outputs, rngs=rngs)
+        )
         self.context_channels = nnx.static(
             {f"z{level}": 2 * width for level, width in enumerate(self.channels[1:], 1)}
         )

@@ -163,7 +163,9 @@ class CodePrior(nnx.Module):
             )
         self.x_shape, self.codes, self.num_labels = tuple(x_shape), codes, labels
         shape = (codes, *x_shape[1:])
-        self.net = causal_net(net, shape, codes, channels, layers, kernel_size, labels, rngs=rngs)
+        self.net: Any = causal_net(
+            net, shape, codes, channels, layers, kernel_size, labels, rngs=rngs
+        )
 
     def __call__(self, x: Array | None = None, *, n: int | None = None) -> Array:
         """Maps (n, 1, h, w) of indices, or (n, 2, h, w): `x`, or n generated ones."""

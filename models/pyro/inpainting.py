@@ -129,7 +129,7 @@ class InpaintingVAE(nn.Module):
         outputs = self.likelihood.num_outputs(num_pixels)
         shape, size = (num_pixels, *self.x_shape[1:]), (pixel_channels, pixel_layers, pixel_kernel)
         self.pixels = PixelCNNNet(shape, outputs, *size, self.channels[0]) if pixel_layers else None
-        self.out = None if pixel_layers else conv(self.channels[0], outputs)
+        self.out: Any = None if pixel_layers else conv(self.channels[0], outputs)
         self.context_channels = {
             f"z{level}": 2 * width for level, width in enumerate(self.channels[1:], 1)
         }

@@ -158,7 +158,7 @@ class CodePrior(nn.Module):
             )
         self.x_shape, self.codes, self.num_labels = tuple(x_shape), codes, labels
         shape = (codes, *x_shape[1:])
-        self.net = causal_net(net, shape, codes, channels, layers, kernel_size, labels)
+        self.net: Any = causal_net(net, shape, codes, channels, layers, kernel_size, labels)
 
     def forward(self, x: Tensor | None = None, *, n: int | None = None) -> Tensor:
         """Maps (n, 1, h, w) of indices, or (n, 2, h, w): `x`, or n generated ones."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 __all__ = ["TransformerNet"]
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -85,7 +86,7 @@ class TransformerNet(nn.Module):
             raise UsageError(f"layers: expected at least 1, came {layers}")
         if channels < 1 or channels % heads:
             raise UsageError(f"channels: expected a multiple of {heads} heads, came {channels}")
-        self.x_shape = tuple(x_shape)
+        self.x_shape, self.heads = tuple(x_shape), heads
         self.embed = linear(self.x_shape[0], channels)
         self.position = nn.Parameter(0.02 * torch.randn(x_shape[1] * x_shape[2], channels))
         self.features = linear(num_features, channels) if num_features else None
@@ -112,12 +113,14 @@ class TransformerNet(nn.Module):
         """
         places = self._places(features)
         x = places.new_zeros(n, 1, self.x_shape[0])
-        caches: list[Cache] = [self._empty(n) for _ in self.blocks]
+        blocks: list[Any] = list(self.blocks)
+        none = places.new_zeros(n, self.heads, 0, places.shape[-1] // self.heads)
+        caches: list[Cache] = [(none, none) for _ in blocks]
         drawn: list[Tensor] = []
         for t in range(len(self.position)):
             h = self.embed(x) + places[:, t : t + 1]
-            for i, block in enumerate(self.blocks):
-                h, caches[i] = block.step(h, caches[i])  # type: ignore[operator]
+            for i, block in enumerate(blocks):
+                h, caches[i] = block.step(h, caches[i])
             pixel = pick(self.out(self.norm(h)).transpose(1, 2)[..., None])
             x = _sequence(pixel).to(places.dtype)
             drawn.append(pixel)
@@ -129,11 +132,6 @@ class TransformerNet(nn.Module):
             return self.position[None]
         found: Tensor = self.position + self.features(_sequence(features))
         return found
-
-    def _empty(self, n: int) -> Cache:
-        heads = self.blocks[0].heads
-        none = self.position.new_zeros(n, heads, 0, self.position.shape[1] // heads)  # type: ignore[operator, arg-type]
-        return none, none
 
 
 def _sequence(x: Tensor) -> Tensor:
