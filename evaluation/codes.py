@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from ppl_vae.codebooks import perplexity
 from ppl_vae.errors import UsageError
 
 
@@ -49,20 +50,14 @@ def code_usage(indices: Any, num_codes: int, images: Any = None) -> xr.Dataset:
     data: dict[str, Any] = {
         "count": ("code", count, {"units": "positions"}),
         "used": ((), int((count > 0).sum()), {"units": "codes"}),
-        "perplexity": ((), _perplexity(count / count.sum()), {"units": "codes"}),
-        "position_perplexity": (("y", "x"), _perplexity(by_position), {"units": "codes"}),
+        "perplexity": ((), perplexity(count), {"units": "codes"}),
+        "position_perplexity": (("y", "x"), perplexity(by_position), {"units": "codes"}),
     }
     if images is not None:
         blank = _blank_share(np.asarray(images), indices.shape[1:])
         data["blank_share"] = ((), blank, {"units": "share of positions"})
         data["ceiling"] = ((), _ceiling(blank, num_codes), {"units": "codes"})
     return xr.Dataset(data, attrs={"num_codes": num_codes, "num_images": len(indices)})
-
-
-def _perplexity(shares: Any) -> Any:
-    """exp of the entropy of shares (code, …)."""
-    terms = -shares * np.log(np.where(shares > 0, shares, 1.0))
-    return np.exp(terms.sum(axis=0))
 
 
 def _blank_share(images: Any, sides: tuple[int, ...]) -> float:
@@ -84,4 +79,4 @@ def _ceiling(blank: float, num_codes: int) -> float:
     if blank <= 1 / num_codes:
         return float(num_codes)
     rest = np.full(num_codes - 1, (1 - blank) / max(num_codes - 1, 1))
-    return float(_perplexity(np.concatenate([[blank], rest])))
+    return float(perplexity(np.concatenate([[blank], rest])))

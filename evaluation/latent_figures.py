@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = [
     "activity",
-    "code_counts",
     "codes_by_label",
     "image_rows",
     "side_by_side",
@@ -102,20 +101,6 @@ def unit_divergences(kl: Mapping[str, Array], path: str | Path, *, threshold: fl
             loc="upper left", bbox_to_anchor=(1.0, 1.02), title=f"threshold {threshold:g} nats"
         )
         ax.set_title("Divergence by unit")
-        return save(figure, path)
-
-
-def code_counts(counts: Array, path: str | Path) -> Path:
-    """How often each discrete code is used, most used first; unused ones stand at zero."""
-    ordered = np.sort(np.ravel(counts))[::-1]
-    with drawing(8.4, 2.8) as figure:
-        ax = figure.subplots()
-        ax.bar(np.arange(1, len(ordered) + 1), ordered / ordered.sum(), color=BLUE, width=0.9)
-        ax.axhline(1 / len(ordered), color=GREY, ls="--", lw=1, label="all alike")
-        ax.set_xlabel("code, most used first")
-        ax.set_ylabel("share of positions")
-        ax.legend(loc="upper right")
-        ax.set_title(f"Use of codes: {int((ordered > 0).sum())} of {len(ordered)}")
         return save(figure, path)
 
 

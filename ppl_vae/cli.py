@@ -175,6 +175,9 @@ def _draws(verbs: Any) -> None:
         "--temperature", default="1", metavar="T",
         help="scale of the prior's noise: a number, or SITE=NUMBER,… for some latents",
     )  # fmt: skip
+    sample.add_argument(
+        "--label", type=int, metavar="Y", help="of all images, where the run has priors for labels"
+    )
     reconstruct = _verb(verbs, "reconstruct", "test images beside their reconstructions")
     _of_run(reconstruct)
     for verb, count in ((sample, 64), (reconstruct, 20)):

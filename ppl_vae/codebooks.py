@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ["EPSILON", "ROUNDS", "check_codebook", "check_codes", "check_levels", "grid"]
+__all__ = [
+    "EPSILON",
+    "ROUNDS",
+    "check_codebook",
+    "check_codes",
+    "check_label",
+    "check_levels",
+    "grid",
+    "perplexity",
+]
 
 import itertools
 from collections.abc import Sequence
@@ -54,6 +63,20 @@ def check_codes(indices: Any, num_codes: int, sides: Sequence[int]) -> None:
         )
 
 
+def check_label(label: Any, num_labels: int, count: int) -> None:
+    """UsageError where `label`, one or `count` of them, is none of a model's labels."""
+    if not num_labels:
+        raise UsageError(
+            "label: expected none, for a model without priors for labels, "
+            f"came {label}: learn them (ppl-vae prior RUN --set labels=true)"
+        )
+    given = np.asarray(label)
+    if given.shape not in ((), (count,)) or given.min() < 0 or given.max() >= num_labels:
+        raise UsageError(
+            f"label: expected 0 to {num_labels - 1}, one or {count} of them, came {label}"
+        )
+
+
 def grid(levels: Sequence[int]) -> np.ndarray:
     """(K, len(levels)): every combination of evenly spaced levels in [-1, 1], last one fastest.
 
@@ -61,3 +84,14 @@ def grid(levels: Sequence[int]) -> np.ndarray:
     [[-1.0, -1.0], [-1.0, 0.0], [-1.0, 1.0], [1.0, -1.0], [1.0, 0.0], [1.0, 1.0]]
     """
     return np.array(list(itertools.product(*(np.linspace(-1, 1, n) for n in levels))))
+
+
+def perplexity(counts: Any) -> Any:
+    r"""exp of the entropy of each column's shares: counts (codes, …) to (…), of none 1.
+
+    >>> float(perplexity(np.array([2.0, 1.0, 1.0, 0.0])))  # 2 ** 1.5
+    2.82842712474619
+    """
+    shares = counts / np.maximum(counts.sum(axis=0), np.finfo(float).tiny)
+    terms = -shares * np.log(np.where(shares > 0, shares, 1.0))
+    return np.exp(terms.sum(axis=0))

@@ -139,6 +139,7 @@ def sample(args: Namespace) -> None:
     model, _, which = _loaded(args, run, ppl)
     temperature = read_temperature(args.temperature)
     drawn = {"temperature": temperature, "batch_norm": args.batch_norm, "seed": args.seed}
+    drawn["label"] = args.label
     draws = room(ppl).sample(model, args.count, **drawn)
     out = _out(args.out, run.figures / "samples.png")
     if out.suffix == ".npz":

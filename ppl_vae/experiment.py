@@ -111,13 +111,16 @@ def _fit(run: Run, recipe: Recipe, data: Dataset, pair: tuple[Any, Any], *, resu
 def _draw(run: Run, data: Dataset, pair: tuple[Any, Any], history: xr.Dataset) -> None:
     """Every figure of a trained run, of its last weights."""
     from evaluation import figures
+    from evaluation.code_figures import codes_over_time
 
     folder, programs = run.figures, room(run.ppl)
     history = history.assign_attrs(data=data.name, ppl=run.ppl)
     figures.learning_curves(history, folder / "learning_curves.png")
     if history.sizes.get("site"):
         figures.kl_by_site(history, folder / "kl_by_site.png")
-    if "posterior_loc" in history:
+    if "code_counts" in history:
+        codes_over_time(history, folder / "codes_over_time.png")
+    elif "posterior_loc" in history:
         figures.posterior_range(history, folder / "posterior_range.png")
     shown = data.test.take(min(SHOWN, len(data.test)))
     channels = shown.pixels.shape[1]  # without a mask's

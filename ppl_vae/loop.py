@@ -7,12 +7,14 @@ and `bound` (lowest, highest). Means over an epoch's images, under the weights a
 At an epoch's end, of the first training images and under one draw of the sites above: the lowest
 and highest `posterior_loc` and `posterior_scale`, and how many units are active, by the variance
 over images of their posterior means (`active_units`, Burda et al. 2015) and by their mean
-divergence (`active_units_kl`), either above 0.01.
+divergence (`active_units_kl`), either above 0.01. Where latents are discrete: how many positions
+have each code (`code_counts`, over `site` and `code`), how many codes have any (`used_codes`), and
+the perplexity of the counts.
 """
 
 from __future__ import annotations
 
-__all__ = ["EpochLog", "Fit", "Trainer", "train"]
+__all__ = ["EpochLog", "Fit", "Trainer", "code_use", "train"]
 
 import math
 import sys
@@ -26,6 +28,7 @@ import xarray as xr
 from tqdm import tqdm
 
 from ppl_vae import schedules
+from ppl_vae.codebooks import perplexity
 from ppl_vae.errors import TrainingError
 from ppl_vae.runs import Arrays, Checkpoint, Run
 from ppl_vae.settings import ObjectiveSettings, TrainingSettings
@@ -281,6 +284,9 @@ UNITS = {
     "posterior_scale": "latent units",
     "active_units": "1",
     "active_units_kl": "1",
+    "code_counts": "positions",
+    "used_codes": "codes",
+    "perplexity": "codes",
 }
 DIMS = {
     "kl": ("step", "site"),
@@ -289,7 +295,30 @@ DIMS = {
     "posterior_scale": ("step", "site", "bound"),
     "active_units": ("step", "site"),
     "active_units_kl": ("step", "site"),
+    "code_counts": ("step", "site", "code"),
+    "used_codes": ("step", "site"),
+    "perplexity": ("step", "site"),
 }
+
+
+def code_use(counts: dict[str, Any], sites: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """History's rows of {site: (K,) positions with each code}; NaN where a site has no such code.
+
+    Nothing where no site is discrete.
+    """
+    if not counts:
+        return {}
+    table = np.full((len(sites), max(len(part) for part in counts.values())), np.nan)
+    for site, part in counts.items():
+        if site in sites:
+            table[sites.index(site), : len(part)] = part
+    used = np.where(np.isnan(table).all(1), np.nan, (table > 0).sum(1))
+    shares = np.nan_to_num(table).T
+    return {
+        "code_counts": table,
+        "used_codes": used,
+        "perplexity": np.where(np.isnan(used), np.nan, perplexity(shares)),
+    }
 
 
 def history_of(rows: list[dict[str, Any]], sites: tuple[str, ...]) -> xr.Dataset:
@@ -379,7 +408,7 @@ def _tell(board: Any, row: dict[str, Any], sites: tuple[str, ...]) -> None:
     for name, value in row.items():
         if np.ndim(value) == 0 and name not in ("step", "epoch"):
             board.add_scalar(name, float(value), int(row["step"]))
-        elif name in ("kl", "valid_kl"):
+        elif name in ("kl", "valid_kl", "used_codes", "perplexity"):
             for site, part in zip(sites, value, strict=True):
                 board.add_scalar(f"{name}/{site}", float(part), int(row["step"]))
     board.flush()

@@ -34,6 +34,7 @@ _TRAINING = (  # figures that training draws
     ("learning_curves.png", "ELBO and its parts over training, nats per image; higher is better."),
     ("kl_by_site.png", "Divergence of each site from its prior over training, nats per image."),
     ("posterior_range.png", "Lowest and highest posterior means and deviations over training."),
+    ("codes_over_time.png", "Use of codes by the first 256 training images over training."),
     ("samples_over_time.png", "Prior samples of the same noise, a row for each epoch shown."),
 )
 

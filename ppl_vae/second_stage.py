@@ -15,7 +15,7 @@ import sys
 from argparse import Namespace
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -32,21 +32,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PriorSettings:
-    """The codes' PixelCNN.
+    """The codes' causal net.
 
     Args:
-        layers, channels, kernel_size: its size.
+        net: "pixel_cnn" or "transformer".
+        layers, channels, kernel_size: its size; a transformer has no kernels.
+        labels: a prior for each label of the images, see `ppl_vae.pyro.labelled`.
         draws: binarisations of the training images whose codes it is trained on, where they are
             drawn anew at every use; 1 for images that stay as they are.
         valid: share of the training images whose codes choose the best epoch, where the data set
             has no validation images.
     """
 
+    net: Literal["pixel_cnn", "transformer"] = "pixel_cnn"
     layers: int = 5
     channels: int = 32
     kernel_size: int = 3
     draws: int = 1
     valid: float = 0.1
+    labels: bool = False
 
     def __post_init__(self) -> None:
         for name in ("layers", "draws"):
@@ -73,7 +77,8 @@ def command(args: Namespace) -> None:
     print(
         f"{out}: codes of test images, bits per dimension of the image: "
         f"{told['uniform_bits']:.4f} under the uniform prior, {told['prior_bits']:.4f} under the "
-        f"learned one"
+        "learned one"
+        + (f", {told['labelled_bits']:.4f} given the label" if settings.labels else "")
     )
 
 
@@ -85,23 +90,30 @@ def train_prior(
     The prior's own run, of codes alone, is kept in out/codes; its best epoch is taken.
 
     Returns:
-        `uniform_bits`, `prior_bits`: of the test images' codes, bits per dimension of the image.
+        `uniform_bits`, `prior_bits`: of the test images' codes, bits per dimension of the image;
+        with labels `labelled_bits` too, under the prior of each image's own label.
     """
     from ppl_vae import experiment
     from ppl_vae.runs import Checkpoint, Run, load
 
     recipe, programs = Recipe.from_dict(run.recipe), room(run.ppl)
     pair = load(run, run.ppl, weights)
+    if len(pair[1].sites) != 1:
+        raise UsageError(
+            f"{run.path}: expected one latent map of codes, came {', '.join(pair[1].sites)}: train "
+            "its priors with the pair (model.init_args.prior_layers)"
+        )
     codebook = programs.codebook_of(pair[0])
     data = experiment.data_of(run, recipe)
-    maps = [_maps(programs, pair, data.train, seed) for seed in range(settings.draws)]
+    num_labels = _num_labels(data.train) if settings.labels else 0
+    maps = [_maps(programs, pair, data.train, seed, num_labels) for seed in range(settings.draws)]
     if data.valid is None:  # the same images of every draw
         held = max(1, int(settings.valid * len(data.train)))
         maps, valid = [part[:-held] for part in maps], maps[0][-held:]
     else:
-        valid = _maps(programs, pair, data.valid, 0)
-    test = _maps(programs, pair, data.test, 0)
-    stage = _recipe(settings, training, len(codebook))
+        valid = _maps(programs, pair, data.valid, 0, num_labels)
+    test = _maps(programs, pair, data.test, 0, num_labels)
+    stage = _recipe(settings, training, len(codebook), num_labels)
     prior, nothing = recipes.build(stage, run.ppl, test.shape[1:])
     line = shlex.join(["ppl-vae", *sys.argv[1:]])
     own = Run.create(out / "codes", stage.to_dict(), run.ppl, line, x_shape=[*test.shape[1:]])
@@ -114,12 +126,16 @@ def train_prior(
     made = Run.create(out, recipe.to_dict(), run.ppl, line, **about)
     info = {"epoch": fitted.best_epoch, "step": int(fitted.history["step"][-1])}
     made.save(Checkpoint({"weights": programs.state(*both)}, info, fitted.history))
-    nats = -np.asarray(programs.log_weights(prior, nothing, test, 1)).mean()
     scale = math.log(2) * math.prod(data.x_shape)
-    return {
-        "uniform_bits": math.prod(test.shape[1:]) * math.log(len(codebook)) / scale,
-        "prior_bits": float(nats) / scale,
+    (under_prior,) = programs.site_terms(*both, data.test)["kl"].values()
+    told = {
+        "uniform_bits": math.prod(test.shape[2:]) * math.log(len(codebook)) / scale,
+        "prior_bits": float(under_prior.mean()) / scale,
     }
+    if num_labels:  # their program scores the label too, log C
+        both_parts = -np.asarray(programs.log_weights(prior, nothing, test, 1)).mean()
+        told["labelled_bits"] = (float(both_parts) - math.log(num_labels)) / scale
+    return told
 
 
 def attach(
@@ -158,6 +174,8 @@ def attach(
         "prior_layers": settings.layers,
         "prior_channels": settings.channels,
         "prior_kernel": settings.kernel_size,
+        "prior_net": settings.net,
+        "prior_labels": prior.num_labels,
     }
     recipe = replace(
         recipe,
@@ -175,8 +193,11 @@ def attach(
     return recipe, both
 
 
-def _recipe(settings: PriorSettings, training: TrainingSettings, num_codes: int) -> Recipe:
-    sizes = {name: getattr(settings, name) for name in ("layers", "channels", "kernel_size")}
+def _recipe(
+    settings: PriorSettings, training: TrainingSettings, num_codes: int, num_labels: int
+) -> Recipe:
+    names = ("net", "layers", "channels", "kernel_size")
+    sizes = {**{name: getattr(settings, name) for name in names}, "labels": num_labels}
     return Recipe(
         name="codes",
         description="Autoregressive prior over the codes of a run (ppl-vae prior)",
@@ -187,10 +208,23 @@ def _recipe(settings: PriorSettings, training: TrainingSettings, num_codes: int)
     )
 
 
-def _maps(programs: Any, pair: tuple[Any, Any], images: Any, seed: int) -> np.ndarray:
-    """(n, 1, h, w) float32: indices of the codes."""
+def _maps(
+    programs: Any, pair: tuple[Any, Any], images: Any, seed: int, num_labels: int = 0
+) -> np.ndarray:
+    """(n, 1, h, w) float32: indices of the codes; with labels (n, 2, h, w), the label below."""
     (indices,) = programs.codes_of(*pair, images, seed=seed).values()
-    return np.asarray(indices[:, None], dtype=np.float32)
+    maps = indices[:, None]
+    if num_labels:
+        labels = np.broadcast_to(images.labels[:, None, None, None], maps.shape)
+        maps = np.concatenate([maps, labels], axis=1)
+    return np.asarray(maps, dtype=np.float32)
+
+
+def _num_labels(images: Any) -> int:
+    """How many labels images have, from 0 up."""
+    if images.labels is None:
+        raise UsageError("labels: expected labelled images, came some without: leave it false")
+    return int(images.labels.max()) + 1
 
 
 def _names(settings: type) -> list[str]:

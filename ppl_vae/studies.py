@@ -9,6 +9,8 @@ checks                      of the evaluation, beside the likelihood
 check_settings              {check.key: value}
 columns                     {title: dotted place in evaluation.json} of the table; of a list
                             of places the cell is a range, "a … b"; numbers by site are summed
+along                       {what the members differ in: {member: its number}}, the horizontal axis
+                            of a figure of the columns (along.png); left out: no such figure
 """
 
 from __future__ import annotations
@@ -66,8 +68,18 @@ class Study:
     checks: list[str] = field(default_factory=list)
     check_settings: dict[str, Any] = field(default_factory=dict)
     columns: dict[str, str | list[str]] = field(default_factory=lambda: dict(COLUMNS))
+    along: dict[str, dict[str, float]] = field(default_factory=dict)
     description: str = ""
     source: str = "own"
+
+    def __post_init__(self) -> None:
+        for title, places in self.along.items():
+            strangers = [name for name in places if name not in self.members]
+            if strangers or len(self.along) > 1:
+                raise UsageError(
+                    f"along.{title}: expected one axis, of numbers for members "
+                    f"({', '.join(self.members)}), came {', '.join(strangers) or 'several axes'}"
+                )
 
     def runs(self, changes: Iterable[str | Change] = (), seeds: Iterable[int] = ()) -> list[Member]:
         """Every member under every seed, its recipe checked.

@@ -4,6 +4,7 @@ OUT/MEMBER/ or OUT/MEMBER/seed-N/   a run's folder
 OUT/study.json                      every member's evaluation
 OUT/table.md                        the comparison, mean ± standard deviation over seeds
 OUT/training.png, OUT/curves.png    their training side by side
+OUT/along.png                       the columns against what members differ in, where that is said
 
 A study that was stopped goes on where it stands when the same command is given again.
 """
@@ -139,6 +140,7 @@ def _tell(
     """The comparison's files."""
     from evaluation import figures
     from evaluation.latent_figures import side_by_side
+    from evaluation.study_figures import along
     from ppl_vae.runs import write_atomically
 
     whole = {"study": study.name, "description": study.description, "members": told}
@@ -146,6 +148,22 @@ def _tell(
     write_atomically(out / "table.md", f"{rows}\n".encode())
     side_by_side(histories, out / "training.png")
     figures.compare_curves(histories, out / "curves.png")
+    for title, at in study.along.items():
+        columns = {name: place for name, place in study.columns.items() if isinstance(place, str)}
+        along(title, _points(told, at, columns), out / "along.png")
+
+
+def _points(
+    told: Sequence[Mapping[str, Any]], at: Mapping[str, float], columns: Mapping[str, str]
+) -> dict[str, list[tuple[float, float]]]:
+    """{column: (number of the member, value) of every run}, of columns that are numbers."""
+    found = {}
+    for name, place in columns.items():
+        pairs = [(at[one["member"]], _at(one, place)) for one in told if one["member"] in at]
+        values = [(float(x), float(y)) for x, y in pairs if isinstance(y, int | float)]
+        if values:
+            found[name] = values
+    return found
 
 
 def _cell(group: Sequence[Mapping[str, Any]], places: str | list[str]) -> str:

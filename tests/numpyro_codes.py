@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 __all__ = [
-    "PPL", "bounded", "codebook", "joint", "learn", "penalty", "prior", "quantised", "relaxed",
-    "start",
-    "three_terms", "vectors",
+    "PPL", "bounded", "codebook", "joint", "joint_of_two", "learn", "penalty", "prior", "quantised",
+    "relaxed", "start", "three_terms", "vectors",
 ]  # fmt: skip
 
 from typing import Any
@@ -107,14 +106,30 @@ def penalty(model: Any, guide: Any, x: Any) -> float:
         return float(Objective().terms(model, guide, jnp.asarray(x)).means().penalty)
 
 
-def joint(model: Any, maps: np.ndarray, x: Any) -> tuple[np.ndarray, np.ndarray]:
-    """((maps,), (maps, n)): log p of maps of codes, and of images given each."""
+def joint(model: Any, maps: np.ndarray, x: Any, label: Any = None) -> tuple[np.ndarray, np.ndarray]:
+    """((maps,), (maps, n)): log p of maps of codes (of a label), and of images given each."""
+    given = {} if label is None else {"label": label}
     values = embed(maps, model.codebook.vectors)
     with handlers.seed(rng_seed=0), handlers.substitute(data={"z1": values}):
-        seen = handlers.trace(model).get_trace(n=len(maps))
+        seen = handlers.trace(model).get_trace(n=len(maps), **given)
     prior = seen["z1"]["fn"].log_prob(values)
     law = model.likelihood(model.decoder(values))
     of_x = [law.log_prob(jnp.broadcast_to(one, (len(maps), *one.shape))) for one in jnp.asarray(x)]
+    return np.asarray(prior), np.asarray(jnp.stack(of_x, 1))
+
+
+def joint_of_two(model: Any, maps: Any, x: Any) -> tuple[np.ndarray, np.ndarray]:
+    """((maps,), (maps, n)): of both maps of codes, and of images given each."""
+    values = {
+        site: embed(indices, model.codebooks[int(site[1]) - 1].vectors)
+        for site, indices in maps.items()
+    }
+    n = len(maps["z1"])
+    with handlers.seed(rng_seed=0), handlers.substitute(data=values):
+        seen = handlers.trace(model).get_trace(n=n)
+    prior = sum(seen[site]["fn"].log_prob(value) for site, value in values.items())
+    law = seen["x"]["fn"]
+    of_x = [law.log_prob(jnp.broadcast_to(one, (n, *one.shape))) for one in jnp.asarray(x)]
     return np.asarray(prior), np.asarray(jnp.stack(of_x, 1))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["build", "cached", "jacobian", "log_prob", "naive", "outputs"]
+__all__ = ["build", "cached", "jacobian", "log_prob", "naive", "outputs", "transformer"]
 
 from typing import Any
 
@@ -13,13 +13,22 @@ from flax import nnx
 from jax import random
 
 from ppl_vae.numpyro import Autoregressive, Likelihood, load_state, state
-from ppl_vae.numpyro.nets import PixelCNNNet
+from ppl_vae.numpyro.nets import PixelCNNNet, TransformerNet
 
 
 @jax.enable_x64(True)
 def build(weights: Any, *args: Any, **kwargs: Any) -> Any:
     """A float64 net; `weights` makes arrays from those that it starts with."""
     net = PixelCNNNet(*args, **kwargs, rngs=nnx.Rngs(0))
+    nnx.update(net, jax.tree.map(lambda leaf: leaf.astype(float), nnx.state(net)))
+    load_state(net, None, weights(state(net, None)))
+    return net
+
+
+@jax.enable_x64(True)
+def transformer(weights: Any, *args: Any, **kwargs: Any) -> Any:
+    """The same of a transformer."""
+    net = TransformerNet(*args, **kwargs, rngs=nnx.Rngs(0))
     nnx.update(net, jax.tree.map(lambda leaf: leaf.astype(float), nnx.state(net)))
     load_state(net, None, weights(state(net, None)))
     return net

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 __all__ = [
-    "PPL", "bounded", "codebook", "joint", "learn", "penalty", "prior", "quantised", "relaxed",
-    "start",
-    "three_terms", "vectors",
+    "PPL", "bounded", "codebook", "joint", "joint_of_two", "learn", "penalty", "prior", "quantised",
+    "relaxed", "start", "three_terms", "vectors",
 ]  # fmt: skip
 
 from typing import Any
@@ -94,15 +93,32 @@ def penalty(model: Any, guide: Any, x: Any) -> float:
 
 
 @torch.no_grad()
-def joint(model: Any, maps: np.ndarray, x: Any) -> tuple[np.ndarray, np.ndarray]:
-    """((maps,), (maps, n)): log p of maps of codes, and of images given each."""
+def joint(model: Any, maps: np.ndarray, x: Any, label: Any = None) -> tuple[np.ndarray, np.ndarray]:
+    """((maps,), (maps, n)): log p of maps of codes (of a label), and of images given each."""
+    given = {} if label is None else {"label": label}
     values = embed(torch.as_tensor(maps), model.codebook.vectors)
-    seen = pyro.poutine.trace(pyro.poutine.condition(model, {"z1": values})).get_trace(n=len(maps))
+    held = pyro.poutine.condition(model, {"z1": values})
+    seen = pyro.poutine.trace(held).get_trace(n=len(maps), **given)
     prior = seen.nodes["z1"]["fn"].log_prob(values)
     images = torch.as_tensor(x)
     of_x = [model.likelihood(model.decoder(values)).log_prob(one.expand(len(maps), *one.shape))
             for one in images]  # fmt: skip
     return prior.numpy(), torch.stack(of_x, 1).numpy()
+
+
+@torch.no_grad()
+def joint_of_two(model: Any, maps: Any, x: Any) -> tuple[np.ndarray, np.ndarray]:
+    """((maps,), (maps, n)): of both maps of codes, and of images given each."""
+    values = {
+        site: embed(torch.as_tensor(indices), model.codebooks[int(site[1]) - 1].vectors)
+        for site, indices in maps.items()
+    }
+    n = len(maps["z1"])
+    held = pyro.poutine.condition(model, values)
+    seen = pyro.poutine.trace(held).get_trace(n=n).nodes
+    prior = sum(seen[site]["fn"].log_prob(value) for site, value in values.items())
+    of_x = [seen["x"]["fn"].log_prob(one.expand(n, *one.shape)) for one in torch.as_tensor(x)]
+    return np.asarray(prior), torch.stack(of_x, 1).numpy()
 
 
 def codebook(start_at: np.ndarray, **arguments: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["build", "cached", "jacobian", "log_prob", "naive", "outputs"]
+__all__ = ["build", "cached", "jacobian", "log_prob", "naive", "outputs", "transformer"]
 
 from typing import Any
 
@@ -10,12 +10,19 @@ import numpy as np
 import torch
 
 from ppl_vae.pyro import Autoregressive, Likelihood, load_state, state
-from ppl_vae.pyro.nets import PixelCNNNet
+from ppl_vae.pyro.nets import PixelCNNNet, TransformerNet
 
 
 def build(weights: Any, *args: Any, **kwargs: Any) -> Any:
     """A float64 net; `weights` makes arrays from those that it starts with."""
     net = PixelCNNNet(*args, **kwargs).double()
+    load_state(net, None, weights(state(net, None)))
+    return net
+
+
+def transformer(weights: Any, *args: Any, **kwargs: Any) -> Any:
+    """The same of a transformer."""
+    net = TransformerNet(*args, **kwargs).double()
     load_state(net, None, weights(state(net, None)))
     return net
 

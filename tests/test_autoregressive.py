@@ -72,9 +72,32 @@ def test_both_agree() -> None:
         one.outputs(one.build(noisy, (2, 4, 5), 3, 4, 3, 5, num_features=2), x, s) for one in sides
     )
     np.testing.assert_allclose(first, second, rtol=1e-9, atol=1e-12)
+    first, second = (
+        one.outputs(one.transformer(noisy, (2, 4, 5), 3, 8, 2, num_features=2), x, s)
+        for one in sides
+    )
+    np.testing.assert_allclose(first, second, rtol=1e-9, atol=1e-12)
+
+
+def test_a_transformer_is_autoregressive(pixels: Any) -> None:
+    """All pixels before one, and no others, have a say in it; probabilities sum to one; kept keys
+    and values draw what whole passes draw."""
+    net = pixels.transformer(noisy, (1, 3, 3), 1, 8, 2, num_features=2)
+    features = np.random.default_rng(0).standard_normal((1, 2, 3, 3))
+    bare = pixels.transformer(noisy, (1, 3, 3), 1, 8, 2)
+    found = pixels.jacobian(bare, np.random.default_rng(1).random((1, 3, 3)))
+    np.testing.assert_array_equal(found > 0, np.tri(9, k=-1, dtype=bool))
+    images = np.array(list(itertools.product([0.0, 1.0], repeat=9))).reshape(-1, 1, 3, 3)
+    many = np.repeat(features, len(images), axis=0)
+    assert np.exp(pixels.log_prob(net, images, many)).sum() == pytest.approx(1, abs=1e-12)
+    drawn = pixels.cached(net, 4, many[:4], seed=1)
+    np.testing.assert_array_equal(drawn, pixels.naive(net, 4, many[:4], seed=1))
+    assert 0 < drawn.mean() < 1
 
 
 def test_bad_sizes(pixels: Any) -> None:
+    with pytest.raises(UsageError, match="channels: expected a multiple of 4 heads, came 6"):
+        pixels.transformer(noisy, (1, 4, 4), 1, 6)
     with pytest.raises(UsageError, match="kernel_size: expected odd, at least 3, came 4"):
         pixels.build(noisy, (1, 4, 4), 1, kernel_size=4)
     with pytest.raises(UsageError, match="layers: expected at least 1, came 0"):

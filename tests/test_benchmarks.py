@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import machine, overhead
+from benchmarks import machine, overhead, sampling
 from benchmarks.timing import interleaved, ratio
 
 # XLA takes half a minute for NVAE, both sides: the benchmark itself refuses unequal losses.
@@ -36,6 +36,16 @@ def test_same_losses_same_operations(
     memory = report["memory"][ppl]  # of the same nets: no activation is held twice
     assert 0 < memory["ppl-vae"] < 1.1 * memory["by hand"]
     assert "held" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_kept_activations_draw_the_same_pixels_for_one_pass(ppl: str, tmp_path: Path) -> None:
+    out = tmp_path / "sampling.json"
+    assert sampling.main(["--quick", "--ppl", ppl, "--repeats", "1", "--out", str(out)]) == 0
+    (row,) = json.loads(out.read_text())["rows"]
+    operations = row["operations"]
+    assert operations["whole passes"] == 36 * operations["one pass"]
+    assert operations["cached"] <= operations["one pass"]
 
 
 def test_contestants_take_turns() -> None:

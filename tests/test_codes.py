@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from zoo import PPLS, Case, images, noisy, room, side
+from zoo import PPLS, X_SHAPE, Case, images, noisy, room, side
 
 from evaluation import code_usage
 from ppl_vae import cli
 from ppl_vae.errors import UsageError
+from ppl_vae.loop import code_use
 
 
 @pytest.fixture(params=PPLS)
@@ -85,12 +86,20 @@ def test_penalties_are_no_part_of_the_bound(codes: Any) -> None:
     np.testing.assert_allclose(weights, np.stack([expected] * 2), rtol=1e-5)
 
 
-@pytest.mark.parametrize("prior_layers", [0, 2])
-def test_the_bound_is_a_bound(codes: Any, prior_layers: int) -> None:
+PRIORS: dict[str, dict[str, Any]] = {
+    "uniform": {},
+    "pixel-cnn": {"prior_layers": 2},
+    "transformer": {"prior_layers": 1, "prior_net": "transformer"},
+    "labels": {"prior_layers": 1, "prior_labels": 2},
+}
+
+
+@pytest.mark.parametrize("prior", PRIORS)
+def test_the_bound_is_a_bound(codes: Any, prior: str) -> None:
     """Against log p(x) by enumeration of all 3^2 maps of codes."""
     ppl, x = room(codes.PPL), images(n=4)
     case = Case(codes.PPL, "vq-vae", "vector-quantizer")
-    pair = case.build(prior_layers=prior_layers, prior_channels=4)
+    pair = case.build(prior_channels=4, **PRIORS[prior])
     ppl.load_state(*pair, noisy(ppl.state(*pair)))
     maps = np.array(list(itertools.product(range(3), repeat=2))).reshape(-1, 2, 1)
     log_prior, log_likelihood = codes.joint(pair[0], maps, x)  # (9,), (9, 4)
@@ -106,6 +115,87 @@ def test_the_bound_is_a_bound(codes: Any, prior_layers: int) -> None:
     vectors = ppl.codebook_of(pair[0])
     away = np.abs(np.moveaxis(drawn, 1, -1)[..., None, :] - vectors).max(-1).min(-1)
     assert away.max() < 1e-5  # every draw is a code's vector
+
+
+def two_maps(ppl: str, **changes: Any) -> tuple[Any, Any]:
+    """VQ-VAE-2: maps of 2 × 1 and 1 × 1, three codes each."""
+    models, guides = (importlib.import_module(f"{kind}.{ppl}") for kind in ("models", "guides"))
+    arguments = {
+        "codes": 3, "code_dim": 2, "hidden": (3, 4), "update": "gradient", "start": "random",
+        "restart": 0.0, "activation": "elu", "prior_channels": 4, **changes,
+    }  # fmt: skip
+    return side(ppl).build(models.VQVAE2, guides.VectorQuantizer2Guide, X_SHAPE, arguments, 0)
+
+
+@pytest.mark.parametrize("prior_layers", [0, 1])
+def test_two_maps(codes: Any, prior_layers: int) -> None:
+    """A bound of log p(x), by enumeration of all 3^3 codes; learned codes and penalties of both."""
+    ppl, x = room(codes.PPL), images(n=4)
+    pair = two_maps(codes.PPL, prior_layers=prior_layers)
+    assert dict(pair[1].sites) == {"z2": (2, 1, 1), "z1": (2, 2, 1)}
+    ppl.load_state(*pair, noisy(ppl.state(*pair)))
+    every = np.array(list(itertools.product(range(3), repeat=3)))
+    maps = {"z2": every[:, :1, None], "z1": every[:, 1:, None]}
+    log_prior, log_likelihood = codes.joint_of_two(pair[0], maps, x)
+    assert np.exp(log_prior).sum() == pytest.approx(1, rel=1e-5)
+    exact = np.logaddexp.reduce(log_prior[:, None] + log_likelihood, axis=0)
+    bound = np.asarray(ppl.log_weights(*pair, x, 1))[0]
+    assert (bound <= exact + 1e-4).all()
+    chosen = ppl.codes_of(*pair, x)
+    at = chosen["z2"][:, 0, 0] * 9 + chosen["z1"][:, :, 0] @ [3, 1]
+    expected = log_prior[at] + log_likelihood[at, np.arange(4)]
+    np.testing.assert_allclose(bound, expected, rtol=1e-4)
+    means = ppl.decode_codes(pair[0], chosen)
+    np.testing.assert_allclose(means, ppl.reconstruct(*pair, x), rtol=1e-4, atol=1e-5)
+    history = ppl.fit(*pair, x, epochs=1, batch_size=2, progress=False).history
+    assert np.isfinite(history["loss"]).all()
+    assert history["code_counts"].sel(site="z2").sum() == 4
+    side(codes.PPL).set_training(*pair, True)
+    slopes = side(codes.PPL).gradients(*pair, x)
+    still = [name for name, slope in slopes.items() if not np.abs(slope).max() > 0]
+    assert [name for name in still if "priors" not in name] == []  # one position has none before
+
+
+def test_two_maps_agree() -> None:
+    """log p and log q by site with one set of weights, float64."""
+    x, pairs = images(n=3, dtype=np.float64), {}
+    with side("numpyro").precision("float64"):
+        for ppl in PPLS:
+            pairs[ppl] = two_maps(ppl, prior_layers=1)
+            side(ppl).double(*pairs[ppl])
+            room(ppl).load_state(*pairs[ppl], noisy(room("pyro").state(*pairs["pyro"])))
+            side(ppl).set_training(*pairs[ppl], False)
+        expected, latents = side("pyro").densities(*pairs["pyro"], x)
+        found, _ = side("numpyro").densities(*pairs["numpyro"], x, latents=latents)
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-9, err_msg=name)
+
+
+def test_priors_of_labels(codes: Any) -> None:
+    """Without a label the even mixture of both; a draw of a label is one under its prior."""
+    ppl = room(codes.PPL)
+    model, _ = Case(codes.PPL, "vq-vae", "vector-quantizer").build(
+        prior_channels=4, **PRIORS["labels"]
+    )
+    ppl.load_state(model, None, noisy(ppl.state(model, None), scale=2.0))
+    maps = np.array(list(itertools.product(range(3), repeat=2))).reshape(-1, 2, 1)
+    mixed, *of_labels = (codes.joint(model, maps, images(n=1), label)[0] for label in (None, 0, 1))
+    for log_prior in of_labels:
+        assert np.exp(log_prior).sum() == pytest.approx(1, rel=1e-5)
+    expected = np.logaddexp(*of_labels) - math.log(2)
+    np.testing.assert_allclose(mixed, expected, rtol=1e-5)
+    vectors = ppl.codebook_of(model)
+    for label, log_prior in enumerate(of_labels):
+        drawn = np.moveaxis(np.asarray(ppl.sample(model, 400, label=label)["z1"]), 1, -1)
+        indices = np.abs(drawn[..., None, :] - vectors).max(-1).argmin(-1)
+        share = np.bincount(indices.reshape(400, 2) @ [3, 1], minlength=9) / 400
+        assert np.abs(share - np.exp(log_prior)).max() < 5 * 0.5 / math.sqrt(400)
+    with pytest.raises(UsageError, match="label: expected 0 to 1, one or 4 of them, came 2"):
+        ppl.sample(model, 4, label=2)
+    plain, _ = Case(codes.PPL, "vq-vae", "vector-quantizer").build()
+    with pytest.raises(UsageError, match=r"label: expected none, .* labels=true"):
+        ppl.sample(plain, 4, label=0)
 
 
 def test_relaxed_codes(codes: Any) -> None:
@@ -182,8 +272,13 @@ def test_training_moves_the_codebook(codes: Any) -> None:
     case = Case(codes.PPL, "vq-vae", "vector-quantizer")
     pair = case.build(update="ema", start="kmeans", restart=0.1)
     before = ppl.state(*pair)
-    ppl.fit(*pair, images(), epochs=2, batch_size=3, progress=False)
+    history = ppl.fit(*pair, images(), epochs=2, batch_size=3, progress=False).history
     after = ppl.state(*pair)
+    counts = np.bincount(ppl.codes_of(*pair, images())["z1"].ravel(), minlength=3)
+    last = history.isel(step=-1).sel(site="z1")
+    np.testing.assert_array_equal(last["code_counts"], counts)  # of the epoch's end
+    assert last["used_codes"] == (counts > 0).sum()
+    assert history["perplexity"].dims == ("step", "site")
     moved = [name for name in after if not np.array_equal(after[name], before[name])]
     assert {f"model.codebook.running_{n}" for n in ("vectors", "counts", "sums", "started")} <= {
         *moved
@@ -217,13 +312,16 @@ def test_a_grid_needs_no_learning(codes: Any) -> None:
     np.testing.assert_allclose(found, 2 * math.log(6), rtol=1e-6)
 
 
-def test_codes_agree() -> None:
+@pytest.mark.parametrize("prior", ["pixel-cnn", "transformer", "labels"])
+def test_codes_agree(prior: str) -> None:
     """Indices, vectors and averages of one set of weights in both PPLs."""
     x = images(dtype=np.float64)
     found = {}
     for ppl in PPLS:
         with side(ppl).precision("float64"):
-            pair = Case(ppl, "vq-vae", "vector-quantizer").build(update="ema", prior_layers=1)
+            pair = Case(ppl, "vq-vae", "vector-quantizer").build(
+                update="ema", prior_channels=4, **PRIORS[prior]
+            )
             side(ppl).double(*pair)
             weights = room(ppl).state(*pair)
             held = {n: np.exp(v) for n, v in noisy(weights).items() if n.endswith("_counts")}
@@ -249,6 +347,11 @@ def test_bad_codebooks(codes: Any) -> None:
         ({"update": "emma"}, r"update: unknown 'emma': did you mean 'ema'\?"),
         ({"restart": 1.5}, "restart: expected at least 0 and below 1, came 1.5"),
         ({"levels": (3, 1)}, "levels: expected .* at least 2, came"),
+        ({"prior_layers": 1, "prior_net": "pixelcnn"}, "net: unknown 'pixelcnn': did you mean"),
+        (
+            {"prior_layers": 1, "prior_net": "transformer", "prior_channels": 6},
+            "channels: expected a multiple of 4 heads, came 6",
+        ),
     ):
         with pytest.raises(UsageError, match=message):
             case.build(**changes)
@@ -256,6 +359,16 @@ def test_bad_codebooks(codes: Any) -> None:
         Case(codes.PPL, "vq-vae", "gumbel-softmax").build(update="ema")
     with pytest.raises(UsageError, match="expected a model of one latent map with a codebook"):
         Case(codes.PPL, "vae-conv", "vector-quantizer").build()
+
+
+def test_labels_that_are_not_there() -> None:
+    from ppl_vae.data import Images
+    from ppl_vae.second_stage import _num_labels
+
+    grey = np.zeros((3, 1, 2, 2), np.uint8)
+    assert _num_labels(Images(grey, np.array([0, 4, 2]))) == 5
+    with pytest.raises(UsageError, match="labels: expected labelled images"):
+        _num_labels(Images(grey))
 
 
 def test_codes_out_of_range(codes: Any) -> None:
@@ -292,6 +405,16 @@ def test_usage() -> None:
         code_usage(np.array([[[0, 2]]]), 2)
 
 
+def test_use_through_training() -> None:
+    """A site of two codes beside one of four, and one that has none: 2^1.5, 1 and nothing."""
+    counts = {"z1": np.array([2, 1, 1, 0]), "z3": np.array([0, 5])}
+    found = code_use(counts, ("z1", "z2", "z3"))
+    np.testing.assert_array_equal(found["used_codes"], [3, np.nan, 1])
+    np.testing.assert_allclose(found["perplexity"], [2**1.5, np.nan, 1])
+    np.testing.assert_array_equal(found["code_counts"][2], [0, 5, np.nan, np.nan])
+    assert code_use({}, ("z1",)) == {}
+
+
 # The second stage
 
 
@@ -306,6 +429,8 @@ def test_second_stage(ppl: str, tmp_path: Path, capsys: pytest.CaptureFixture[st
     sets = [part for one in small for part in ("--set", one)]
     assert cli.main(["train", "vqvae-digits", "--ppl", ppl, "--out", first, *sets]) == 0
     chosen = ["layers=1", "channels=4", "training.epochs=10", "training.learning_rate=0.01"]
+    labelled = ppl == "numpyro"  # one with priors for labels, one without
+    chosen += ["labels=true", "net=transformer"] if labelled else []
     sizes = [part for one in chosen for part in ("--set", one)]
     assert cli.main(["prior", first, "--out", second, *sizes]) == 0
     printed = capsys.readouterr().out
@@ -321,6 +446,9 @@ def test_second_stage(ppl: str, tmp_path: Path, capsys: pytest.CaptureFixture[st
         assert f"{number['code_bits']:.4f} under the {where}" in printed
     assert told[1]["code_bits"] < told[0]["code_bits"]
     assert cli.main(["sample", second, "--count", "3", "--out", str(tmp_path / "s.npz")]) == 0
+    assert ("given the label" in printed) == labelled
+    drawn = cli.main(["sample", second, "--label", "9", "--out", str(tmp_path / "s.npz")])
+    assert drawn == (0 if labelled else 2)
     assert cli.main(["prior", first, "--out", second]) == 2  # holds a run already
 
 

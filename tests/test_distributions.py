@@ -35,6 +35,18 @@ def array(ppl: str, value: Any) -> Any:
     return jnp.asarray(value, jnp.float64)
 
 
+def draw(ppl: str, fn: Any) -> np.ndarray:
+    """One draw at a fixed seed."""
+    if ppl == "pyro":
+        import torch
+
+        torch.manual_seed(0)
+        return np.asarray(fn.sample())
+    import jax
+
+    return np.asarray(fn.sample(jax.random.key(0)))
+
+
 def logistic(ppl: str, num_levels: int) -> Any:
     """Distributions of batch shape (locs, scales)."""
     kind = importlib.import_module(f"ppl_vae.{ppl}").DiscretizedLogistic
@@ -106,6 +118,31 @@ def test_draws_of_the_discretized_logistic_have_its_mean(ppl: str) -> None:
         x = np.asarray(fn.sample(jax.random.key(0), (n,)))
     assert set(np.round(x * 255, 3) % 1) == {0.0}
     assert abs(x.mean() - float(fn.mean)) < 4 * x.std() / np.sqrt(n)
+
+
+@pytest.mark.parametrize("num_levels", [2, 256])
+def test_categorical_levels(ppl: str, num_levels: int) -> None:
+    """Log softmax of the logits, the levels' mean, draws that are levels and have that mean."""
+    logits = np.random.default_rng(0).standard_normal((2, 3, num_levels))
+    expected = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    levels = np.arange(num_levels) / (num_levels - 1)
+    with float64(ppl):
+        room = importlib.import_module(f"ppl_vae.{ppl}")
+        fn = room.CategoricalLevels(array(ppl, logits))
+        found = [np.asarray(fn.log_prob(array(ppl, np.full((2, 3), x)))) for x in levels]
+        mean = np.asarray(fn.mean)
+        likelihood = room.Likelihood("categorical", num_levels=num_levels)
+        assert likelihood.num_outputs(3) == 3 * num_levels
+        by_colour = logits.reshape(2, 3 * num_levels, 1, 1)
+        image = np.zeros((2, 3, 1, 1))
+        of_image = np.asarray(likelihood(array(ppl, by_colour)).log_prob(array(ppl, image)))
+        drawn = draw(ppl, likelihood(array(ppl, np.tile(by_colour, (500, 1, 1, 1)))))
+    np.testing.assert_allclose(np.stack(found, -1), expected, rtol=1e-9)
+    np.testing.assert_allclose(mean, (np.exp(expected) * levels).sum(-1), rtol=1e-9)
+    np.testing.assert_allclose(of_image, expected[..., 0].sum(-1), rtol=1e-9)
+    np.testing.assert_allclose(drawn * (num_levels - 1), np.round(drawn * (num_levels - 1)))
+    error = 0.5 / np.sqrt(500)  # at most, of a mean of values in [0, 1]
+    assert (np.abs(drawn.reshape(500, 2, 3).mean(0) - mean) < 5 * error).all()
 
 
 def test_closed_form_divergence_equals_its_monte_carlo_estimate(ppl: str) -> None:

@@ -97,6 +97,36 @@ def test_odd_sizes(ppl: str, x_shape: tuple[int, ...]) -> None:
     contract.test_odd_sizes(Inpainting(ppl), x_shape)
 
 
+def test_missing_pixels_that_depend_on_each_other() -> None:
+    """Given latents and known pixels all 2^4 completions sum to one, in both PPLs alike; draws
+    leave known pixels as they are."""
+    holes = images(n=1, x_shape=(2, 3, 3), dtype=np.float64)
+    holes[:, 1] = np.array([[1, 1, 0], [1, 0, 1], [0, 0, 1]])
+    x = np.repeat(holes, 16, axis=0)
+    x[:, 0][holes[:, 1].repeat(16, 0) == 0] = np.array(list(np.ndindex(2, 2, 2, 2))).ravel()
+    with side("numpyro").precision("float64"):
+        pairs = {
+            ppl: Inpainting(ppl).build(x_shape=(2, 3, 3), pixel_layers=2, pixel_channels=4)
+            for ppl in PPLS
+        }
+        for ppl, pair in pairs.items():
+            side(ppl).double(*pair)
+            room(ppl).load_state(*pair, noisy(room("pyro").state(*pairs["pyro"]), scale=0.3))
+            side(ppl).set_training(*pair, False)
+        expected, drawn = side("pyro").densities(*pairs["pyro"], x)
+        found, _ = side("numpyro").densities(*pairs["numpyro"], x, latents=drawn)
+        one = {site: np.repeat(value[:1], 16, axis=0) for site, value in drawn.items()}
+        same, _ = side("numpyro").densities(*pairs["numpyro"], x, latents=one)
+        filled = {ppl: room(ppl).complete(pair[0], holes, count=3) for ppl, pair in pairs.items()}
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-9, err_msg=name)
+    assert np.exp(same["log p(x | z)"]).sum() == pytest.approx(1, rel=1e-9)
+    known = holes[0, 1] == 1
+    for draws in filled.values():
+        assert draws.shape == (3, 1, 1, 3, 3)
+        np.testing.assert_array_equal(draws[:, 0, 0][:, known], np.tile(holes[0, 0][known], (3, 1)))
+
+
 @pytest.mark.parametrize(
     ("likelihood", "guide", "residual"),
     [("bernoulli", "inpainting", True), ("discretized_logistic", "inpainting", False),

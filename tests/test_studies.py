@@ -25,6 +25,7 @@ STUDY: dict[str, Any] = {
     },
     "members": {"plain": None, "weak": {"set": {"objective.beta": 0.1}}},
     "seeds": [3],
+    "along": {"beta": {"plain": 1, "weak": 0.1}},
     "columns": {"ELBO": "elbo", "KL": ["kl.z1", "kl"], "weights": "parameters", "no": "kl.z9"},
 }
 
@@ -51,7 +52,7 @@ def test_a_study_is_trained_told_and_gone_on_with(
     ]
     # 64 pixels, 4 hidden, 2 latents: guide 64*4+4 and 4*4+4, decoder 2*4+4 and 4*64+64
     assert {one["parameters"] for one in told} == {64 * 4 + 4 + 4 * 4 + 4 + 2 * 4 + 4 + 4 * 64 + 64}
-    for name in ("training.png", "curves.png"):
+    for name in ("training.png", "curves.png", "along.png"):
         assert (out / name).stat().st_size > 1000
     stamps = [(out / name / "evaluation.json").stat().st_mtime_ns for name in ("plain", "weak")]
     assert cli.main(argv) == 0  # nothing to do
@@ -63,7 +64,7 @@ def test_a_study_is_trained_told_and_gone_on_with(
 
 def test_a_stopped_study_goes_on(tmp_path: Path) -> None:
     """A member trained and not evaluated, and with fewer epochs than wanted now."""
-    study = studies.read(written(tmp_path, members={"plain": None}))
+    study = studies.read(written(tmp_path, members={"plain": None}, along={}))
     run = experiment.begin(study.runs()[0].recipe, "pyro", tmp_path / "out" / "plain")
     assert int(run.history["epoch"][-1]) == 1
     studying.run(study, tmp_path / "out", changes=["training.epochs=2"])
@@ -71,6 +72,14 @@ def test_a_stopped_study_goes_on(tmp_path: Path) -> None:
     assert [one["epochs"] for one in told] == [2]
     with pytest.raises(UsageError, match=r"objective\.beta: cannot change with --resume"):
         studying.run(study, tmp_path / "out", changes=["training.epochs=2", "objective.beta=2"])
+
+
+def test_members_along_an_axis(tmp_path: Path) -> None:
+    told = [{"member": "a", "kl": 2}, {"member": "b", "kl": 3.5}, {"member": "c", "kl": 1}]
+    found = studying._points(told, {"a": 0, "b": 1}, {"KL": "kl", "none": "elbo"})
+    assert found == {"KL": [(0.0, 2.0), (1.0, 3.5)]}
+    with pytest.raises(UsageError, match=r"numbers for members \(plain, weak\), came other"):
+        studies.read(written(tmp_path, along={"strength": {"other": 1}}))
 
 
 def test_seeds_have_folders_of_their_own(tmp_path: Path) -> None:

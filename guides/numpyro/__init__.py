@@ -8,6 +8,7 @@ from guides.numpyro.ladder import LadderGuide
 from guides.numpyro.mean_field import MeanFieldGuide
 from guides.numpyro.no_latents import NoLatentsGuide
 from guides.numpyro.nvae import NVAEGuide
+from guides.numpyro.quantizer_2 import VectorQuantizer2Guide
 from guides.numpyro.residual_normal import ResidualNormalGuide
 from guides.numpyro.vector_quantizer import VectorQuantizerGuide
 from guides.numpyro.very_deep import VeryDeepGuide
@@ -22,6 +23,7 @@ __all__ = [
     "NVAEGuide",
     "NoLatentsGuide",
     "ResidualNormalGuide",
+    "VectorQuantizer2Guide",
     "VectorQuantizerGuide",
     "VeryDeepGuide",
 ]

@@ -8,6 +8,7 @@ from guides.pyro.ladder import LadderGuide
 from guides.pyro.mean_field import MeanFieldGuide
 from guides.pyro.no_latents import NoLatentsGuide
 from guides.pyro.nvae import NVAEGuide
+from guides.pyro.quantizer_2 import VectorQuantizer2Guide
 from guides.pyro.residual_normal import ResidualNormalGuide
 from guides.pyro.vector_quantizer import VectorQuantizerGuide
 from guides.pyro.very_deep import VeryDeepGuide
@@ -22,6 +23,7 @@ __all__ = [
     "NVAEGuide",
     "NoLatentsGuide",
     "ResidualNormalGuide",
+    "VectorQuantizer2Guide",
     "VectorQuantizerGuide",
     "VeryDeepGuide",
 ]

@@ -10,7 +10,7 @@ trained by the three parts of their equation 3, the last two of which are the gu
 
 from __future__ import annotations
 
-__all__ = ["VectorQuantizerGuide"]
+__all__ = ["VectorQuantizerGuide", "check_commitment", "quantised"]
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -58,9 +58,7 @@ class VectorQuantizerGuide(Guide):
                 f"{type(self).__name__}: expected a model of one latent map with a codebook, came "
                 f"{type(model).__name__}: take VQVAE, or another guide"
             )
-        if commitment < 0:
-            raise UsageError(f"commitment: expected at least 0, came {commitment}")
-        self.commitment = commitment
+        self.commitment = check_commitment(commitment)
         changes = {"hidden": hidden, "activation": activation, "batch_norm": batch_norm}
         sizes = Architecture.of(model, 1, **changes)
         (event_shape,) = self.sites.values()
@@ -86,19 +84,31 @@ class VectorQuantizerGuide(Guide):
 
     def posterior(self, site: Site, features: Tensor) -> NearestCode:
         codebook = site.context
-        z = codebook.bound(features)
-        if not codebook.is_learning:
-            return NearestCode(z, codebook.vectors)
-        codebook.start(z)
-        posterior = NearestCode(z, codebook.vectors)
-        codebook.learn(z, posterior.indices)
-        self._penalise(f"{site.name}_commitment", self.commitment * _squared(z, posterior.loc))
-        if codebook.by_gradient:
-            self._penalise(f"{site.name}_codebook", _squared(z.detach(), posterior.code))
-        return posterior
+        return quantised(site.name, codebook, codebook.bound(features), self.commitment)
 
-    def _penalise(self, name: str, penalty: Tensor) -> None:
-        pyro.factor(name, penalty, has_rsample=True)
+
+def quantised(name: str, codebook: Any, z: Tensor, commitment: float) -> NearestCode:
+    """The codes nearest to z (n, d, h, w); in training their codebook learns, with penalties."""
+    if not codebook.is_learning:
+        return NearestCode(z, codebook.vectors)
+    codebook.start(z)
+    posterior = NearestCode(z, codebook.vectors)
+    codebook.learn(z, posterior.indices)
+    _penalise(f"{name}_commitment", commitment * _squared(z, posterior.loc))
+    if codebook.by_gradient:
+        _penalise(f"{name}_codebook", _squared(z.detach(), posterior.code))
+    return posterior
+
+
+def check_commitment(commitment: float) -> float:
+    """β; UsageError below 0."""
+    if commitment < 0:
+        raise UsageError(f"commitment: expected at least 0, came {commitment}")
+    return commitment
+
+
+def _penalise(name: str, penalty: Tensor) -> None:
+    pyro.factor(name, penalty, has_rsample=True)
 
 
 def _squared(a: Tensor, b: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from models.numpyro.pixel_vae import HierarchicalPixelVAE, PixelCNN, PixelVAE
 from models.numpyro.vae import VAE
 from models.numpyro.very_deep import VeryDeepVAE
 from models.numpyro.vq_vae import VQVAE, CodePrior
+from models.numpyro.vq_vae_2 import VQVAE2
 
 __all__ = [
     "CodePrior",
@@ -18,5 +19,6 @@ __all__ = [
     "PixelVAE",
     "VAE",
     "VQVAE",
+    "VQVAE2",
     "VeryDeepVAE",
 ]

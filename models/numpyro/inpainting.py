@@ -29,9 +29,10 @@ from jax import Array
 
 from ppl_vae.architecture import Architecture, check_batch, check_levels
 from ppl_vae.numpyro.bind import bind
-from ppl_vae.numpyro.completed import CompletedImage
+from ppl_vae.numpyro.completed import CompletedImage, CompletedPixels
 from ppl_vae.numpyro.distributions import unwrapped
 from ppl_vae.numpyro.likelihoods import Likelihood
+from ppl_vae.numpyro.nets import PixelCNNNet
 from ppl_vae.numpyro.nets.conv import conv
 from ppl_vae.numpyro.nets.maps import GaussianMapHead, MapBlock, upsample
 
@@ -93,6 +94,9 @@ class InpaintingVAE(nnx.Module):
         activation: see `ppl_vae.architecture`.
         likelihood: "bernoulli", "discretized_logistic" or "normal".
         batch_norm: before every activation, and in guides unless they are told otherwise.
+        pixel_layers: of a PixelCNN under the decoder's maps, so that missing pixels depend on each
+            other; 0 leaves them independent given the latents.
+        pixel_channels, pixel_kernel: its size.
         rngs: for the initial weights.
 
     Attributes:
@@ -108,6 +112,9 @@ class InpaintingVAE(nnx.Module):
         activation: str = "leaky_relu",
         likelihood: str = "bernoulli",
         batch_norm: bool = True,
+        pixel_layers: int = 0,
+        pixel_channels: int = 16,
+        pixel_kernel: int = 3,
         *,
         rngs: nnx.Rngs,
     ) -> None:
@@ -131,7 +138,16 @@ class InpaintingVAE(nnx.Module):
             ]
         )
         num_pixels = self.x_shape[0] - 1
-        self.out = conv(self.channels[0], self.likelihood.num_outputs(num_pixels), rngs=rngs)
+        outputs = self.likelihood.num_outputs(num_pixels)
+        shape, size = (num_pixels, *self.x_shape[1:]), (pixel_channels, pixel_layers, pixel_kernel)
+        self.pixels = (
+            PixelCNNNet(shape, outputs, *size, self.channels[0], rngs=rngs)
+            if pixel_layers
+            else nnx.data(None)
+        )
+        self.out: Any = (
+            nnx.data(None) if pixel_layers else conv(self.channels[0], outputs, rngs=rngs)
+        )
         self.context_channels = nnx.static(
             {f"z{level}": 2 * width for level, width in enumerate(self.channels[1:], 1)}
         )
@@ -158,9 +174,14 @@ class InpaintingVAE(nnx.Module):
                 context = None if whole is None else jnp.concatenate([h, whole[level]], axis=1)
                 z = numpyro.sample(f"z{level}", group.prior(h), infer={"context": context})
                 h = group.onwards(h, z, masked[level - 1])
-            out = net.out(h.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
-            pixels = unwrapped(net.likelihood(out))
-            return numpyro.sample("x", CompletedImage(pixels, image, mask), obs=x)
+            return numpyro.sample("x", net.completed(h, image, mask), obs=x)
+
+    def completed(self, h: Array, image: Array, mask: Array) -> Any:
+        """The image's distribution, from the decoder's last maps."""
+        if self.pixels is not None:
+            return CompletedPixels(self.pixels, self.likelihood, h, image, mask)
+        parameters = self.out(h.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+        return CompletedImage(unwrapped(self.likelihood(parameters)), image, mask)
 
     def read(self, image: Array, mask: Array, both: bool) -> tuple[Any, Any]:
         """Maps of the masked image, and of the whole one if wanted, from one pass."""

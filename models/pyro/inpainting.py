@@ -27,9 +27,10 @@ from torch import Tensor, nn
 
 from ppl_vae.architecture import Architecture, check_batch, check_levels
 from ppl_vae.pyro.bind import bind
-from ppl_vae.pyro.completed import CompletedImage
+from ppl_vae.pyro.completed import CompletedImage, CompletedPixels
 from ppl_vae.pyro.distributions import unwrapped
 from ppl_vae.pyro.likelihoods import Likelihood
+from ppl_vae.pyro.nets import PixelCNNNet
 from ppl_vae.pyro.nets.conv import conv
 from ppl_vae.pyro.nets.maps import GaussianMapHead, MapBlock, upsample
 
@@ -86,6 +87,9 @@ class InpaintingVAE(nn.Module):
         activation: see `ppl_vae.architecture`.
         likelihood: "bernoulli", "discretized_logistic" or "normal".
         batch_norm: before every activation, and in guides unless they are told otherwise.
+        pixel_layers: of a PixelCNN under the decoder's maps, so that missing pixels depend on each
+            other; 0 leaves them independent given the latents.
+        pixel_channels, pixel_kernel: its size.
 
     Attributes:
         context_channels: {site: channels} of what a guide is shown beside the prior.
@@ -100,6 +104,9 @@ class InpaintingVAE(nn.Module):
         activation: str = "leaky_relu",
         likelihood: str = "bernoulli",
         batch_norm: bool = True,
+        pixel_layers: int = 0,
+        pixel_channels: int = 16,
+        pixel_kernel: int = 3,
     ) -> None:
         super().__init__()
         self.x_shape = tuple(x_shape)
@@ -119,7 +126,10 @@ class InpaintingVAE(nn.Module):
             for latent, (below, width) in zip(self.latents, pairwise(self.channels), strict=True)
         )
         num_pixels = self.x_shape[0] - 1
-        self.out = conv(self.channels[0], self.likelihood.num_outputs(num_pixels))
+        outputs = self.likelihood.num_outputs(num_pixels)
+        shape, size = (num_pixels, *self.x_shape[1:]), (pixel_channels, pixel_layers, pixel_kernel)
+        self.pixels = PixelCNNNet(shape, outputs, *size, self.channels[0]) if pixel_layers else None
+        self.out: Any = None if pixel_layers else conv(self.channels[0], outputs)
         self.context_channels = {
             f"z{level}": 2 * width for level, width in enumerate(self.channels[1:], 1)
         }
@@ -145,8 +155,14 @@ class InpaintingVAE(nn.Module):
                 context = None if whole is None else torch.cat([h, whole[level]], 1)
                 z = pyro.sample(f"z{level}", group.prior(h), infer={"context": context})
                 h = group.onwards(h, z, masked[level - 1])
-            pixels = unwrapped(net.likelihood(net.out(h)))
-            return pyro.sample("x", CompletedImage(pixels, image, mask), obs=x)
+            return pyro.sample("x", net.completed(h, image, mask), obs=x)
+
+    def completed(self, h: Tensor, image: Tensor, mask: Tensor) -> Any:
+        """The image's distribution, from the decoder's last maps."""
+        if self.pixels is not None:
+            return CompletedPixels(self.pixels, self.likelihood, h, image, mask)
+        parameters = self.out(h)
+        return CompletedImage(unwrapped(self.likelihood(parameters)), image, mask)
 
     def read(self, image: Tensor, mask: Tensor, both: bool) -> tuple[Any, Any]:
         """Maps of the masked image, and of the whole one if wanted, from one pass."""

@@ -22,8 +22,9 @@ from ppl_vae.architecture import Architecture, check_batch
 from ppl_vae.errors import UsageError
 from ppl_vae.pyro.bind import bind
 from ppl_vae.pyro.codes import Codes, autoregressive_codes
+from ppl_vae.pyro.labelled import WithLabel, labelled_codes
 from ppl_vae.pyro.likelihoods import Likelihood
-from ppl_vae.pyro.nets import PixelCNNNet, halved
+from ppl_vae.pyro.nets import causal_net, halved
 from ppl_vae.pyro.nets.code_maps import CodeDecoder
 from ppl_vae.pyro.nets.codebook import Codebook, Grid
 
@@ -46,6 +47,9 @@ class VQVAE(nn.Module):
         update, decay, start, restart: how, see `ppl_vae.pyro.nets.codebook.Codebook`.
         prior_layers: of the codes' autoregressive prior; 0 leaves it uniform.
         prior_channels, prior_kernel: its size.
+        prior_net: "pixel_cnn" or "transformer".
+        prior_labels: C labels, each with a prior of its own; images of unknown label are under
+            their even mixture. 0 for none.
     """
 
     def __init__(
@@ -66,11 +70,13 @@ class VQVAE(nn.Module):
         prior_layers: int = 0,
         prior_channels: int = 32,
         prior_kernel: int = 3,
+        prior_net: str = "pixel_cnn",
+        prior_labels: int = 0,
     ) -> None:
         super().__init__()
         self.x_shape, self.blocks = tuple(x_shape), blocks
         self.architecture = Architecture(tuple(hidden), len(hidden), "conv", activation, batch_norm)
-        self.likelihood = Likelihood(likelihood)
+        self.likelihood, self.num_labels = Likelihood(likelihood), prior_labels
         self.sides = halved(x_shape[1], x_shape[2], len(hidden))[-1]
         self.codebook: Codebook | Grid = (
             Codebook(codes, code_dim, update, decay, start, restart)
@@ -89,32 +95,47 @@ class VQVAE(nn.Module):
         )
         shape = (num_codes, *self.sides)
         self.prior = (
-            PixelCNNNet(shape, num_codes, prior_channels, prior_layers, prior_kernel)
+            causal_net(
+                prior_net,
+                shape,
+                num_codes,
+                prior_channels,
+                prior_layers,
+                prior_kernel,
+                prior_labels,
+            )
             if prior_layers
             else None
         )
 
-    def forward(self, x: Tensor | None = None, *, n: int | None = None) -> Tensor:
-        """Images (n, c, h, w): `x`, or n generated ones."""
+    def forward(
+        self, x: Tensor | None = None, *, n: int | None = None, label: Any = None
+    ) -> Tensor:
+        """Images (n, c, h, w): `x`, or n generated ones; of a label (one, or n)."""
         n = check_batch(x, n, self.x_shape)
         with bind("model", self) as net, pyro.plate("data", n):
             vectors = net.codebook.vectors
-            prior: Any = (
-                Codes.uniform(vectors, n, net.sides)
-                if net.prior is None
-                else autoregressive_codes(net.prior, vectors, n)
-            )
+            prior: Any
+            if net.prior is None:
+                prior = Codes.uniform(vectors, n, net.sides)
+            elif net.num_labels:
+                prior = labelled_codes(net.prior, vectors, n, net.num_labels, label)
+            else:
+                prior = autoregressive_codes(net.prior, vectors, n)
             z = pyro.sample("z1", prior, infer={"context": net.codebook})
             return pyro.sample("x", net.likelihood(net.decoder(z)), obs=x)
 
 
 class CodePrior(nn.Module):
-    """Maps of codes under a gated PixelCNN, as a program of its own: a site "x" of indices.
+    """Maps of codes under a causal net, as a program of its own: a site "x" of indices.
 
     Args:
-        x_shape: (1, height, width) of the maps.
+        x_shape: (1, height, width) of the maps; with labels (2, height, width), the second channel
+            the label at every position.
         codes: K; values are 0 to K - 1.
         channels, layers, kernel_size: see `ppl_vae.pyro.nets.PixelCNNNet`.
+        net: "pixel_cnn" or "transformer".
+        labels: how many there are, 0 for none.
     """
 
     def __init__(
@@ -124,21 +145,33 @@ class CodePrior(nn.Module):
         channels: int = 32,
         layers: int = 5,
         kernel_size: int = 3,
+        net: str = "pixel_cnn",
+        labels: int = 0,
     ) -> None:
         super().__init__()
-        if x_shape[0] != 1:
-            raise UsageError(
-                f"x_shape: expected maps of one channel, their codes' indices, came {x_shape[0]}"
+        if x_shape[0] != (2 if labels else 1):
+            channels_expected = (
+                "two channels, index and label" if labels else "one channel, indices"
             )
-        self.x_shape, self.codes = tuple(x_shape), codes
-        self.net = PixelCNNNet((codes, *x_shape[1:]), codes, channels, layers, kernel_size)
+            raise UsageError(
+                f"x_shape: expected maps of {channels_expected}, came {x_shape[0]} channels"
+            )
+        self.x_shape, self.codes, self.num_labels = tuple(x_shape), codes, labels
+        shape = (codes, *x_shape[1:])
+        self.net: Any = causal_net(net, shape, codes, channels, layers, kernel_size, labels)
 
     def forward(self, x: Tensor | None = None, *, n: int | None = None) -> Tensor:
-        """Maps (n, 1, h, w) of indices: `x`, or n generated ones."""
+        """Maps (n, 1, h, w) of indices, or (n, 2, h, w): `x`, or n generated ones."""
         n = check_batch(x, n, self.x_shape)
         with bind("model", self) as net, pyro.plate("data", n):
             like = net.net.out.weight
             indices = torch.arange(net.codes, dtype=like.dtype, device=like.device)[:, None]
-            inside = constraints.independent(constraints.integer_interval(0, net.codes - 1), 3)
-            maps = autoregressive_codes(net.net, indices, n, support=inside)
+            highest = max(net.codes, net.num_labels) - 1
+            inside = constraints.independent(constraints.integer_interval(0, highest), 3)
+            maps: Any
+            if net.num_labels:
+                any_label = labelled_codes(net.net, indices, n, net.num_labels)
+                maps = WithLabel(any_label, inside)
+            else:
+                maps = autoregressive_codes(net.net, indices, n, support=inside)
             return pyro.sample("x", maps, obs=x)

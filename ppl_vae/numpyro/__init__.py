@@ -8,7 +8,7 @@ from ppl_vae.numpyro.calibration import calibration_ranks
 from ppl_vae.numpyro.coding import codebook_of, codes_of, decode_codes
 from ppl_vae.numpyro.compilation import keep_compiled
 from ppl_vae.numpyro.densities import check_moves
-from ppl_vae.numpyro.distributions import DiscretizedLogistic
+from ppl_vae.numpyro.distributions import CategoricalLevels, DiscretizedLogistic
 from ppl_vae.numpyro.guide import Guide, Site, data_shape, latent_sites
 from ppl_vae.numpyro.hidden import infer_missing, known_only
 from ppl_vae.numpyro.inference import (
@@ -38,6 +38,7 @@ from ppl_vae.numpyro.weights import load_state, state
 
 __all__ = [
     "Autoregressive",
+    "CategoricalLevels",
     "DiscretizedLogistic",
     "DiscretizedLogisticMixture",
     "Guide",

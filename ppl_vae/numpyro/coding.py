@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
-__all__ = ["codebook_of", "codes_of", "decode_codes"]
+__all__ = ["code_counts", "codebook_of", "codes_of", "decode_codes"]
 
+from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ppl_vae.architecture import natural
 from ppl_vae.codebooks import check_codes
 from ppl_vae.errors import UsageError
-from ppl_vae.numpyro.codes import embed
 from ppl_vae.numpyro.distributions import unwrapped
+from ppl_vae.numpyro.guide import latent_sites
 from ppl_vae.numpyro.inference import _in_blocks
 from ppl_vae.numpyro.objective import traces
 from ppl_vae.numpyro.walking import redraw
 
 
-def codebook_of(model: Any) -> np.ndarray:
-    """(K, d): vectors of the model's codes; UsageError where it has none."""
-    codebook = getattr(model, "codebook", None)
-    if codebook is None:
+def codebook_of(model: Any, site: str = "z1") -> np.ndarray:
+    """(K, d): vectors of the codes of one site; UsageError where the model has none."""
+    one = getattr(model, "codebook", None)
+    books = getattr(model, "codebooks", None) if one is None else [one]
+    if books is None:
         raise UsageError(
             f"model: expected one with a codebook, came {type(model).__name__}, which has none: "
             "take VQVAE"
         )
-    return np.asarray(codebook.vectors)
+    level = natural(site)[1] - 1
+    return np.asarray(books[level].vectors)
 
 
 def codes_of(
@@ -62,13 +67,26 @@ def codes_of(
     return found
 
 
+def code_counts(guide_trace: Any) -> dict[str, Array]:
+    """{site: (K,)}: how many positions have each code, of a guide's trace, of discrete sites."""
+    found = {}
+    for name, site in guide_trace.items():
+        fn: Any = unwrapped(site["fn"]) if site["type"] == "sample" else None
+        if hasattr(fn, "indices"):
+            found[name] = jnp.bincount(fn.indices.reshape(-1), length=len(fn.vectors))
+    return found
+
+
 def decode_codes(model: Any, indices: Any, *, seed: int = 0) -> np.ndarray:
-    """Mean images (n, c, h, w) of maps of codes (n, h', w').
+    """Mean images (n, c, h, w) of maps of codes: (n, h', w') of z1, or {site: (n, h', w')}.
 
     Raises:
         UsageError: indices that the codebook does not have, or maps of other sides.
     """
-    indices = np.asarray(indices)
-    check_codes(indices, len(codebook_of(model)), model.sides)
-    held = np.asarray(embed(indices, model.codebook.vectors))
-    return np.asarray(redraw(model, {"z1": held}, seed=seed)["x_mean"])
+    given = indices if isinstance(indices, Mapping) else {"z1": indices}
+    sites, held = latent_sites(model), {}
+    for site, maps in given.items():
+        vectors = codebook_of(model, site)
+        check_codes(np.asarray(maps), len(vectors), sites[site][1:])
+        held[site] = np.moveaxis(vectors[np.asarray(maps)], -1, -3)
+    return np.asarray(redraw(model, held, seed=seed)["x_mean"])

@@ -10,8 +10,9 @@ log probability, which is that of the missing pixels alone.
 
 from __future__ import annotations
 
-__all__ = ["CompletedImage"]
+__all__ = ["CompletedImage", "CompletedPixels"]
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from jax import Array
 from numpyro.distributions import constraints
 
 from ppl_vae.errors import UsageError
+from ppl_vae.numpyro.distributions import unwrapped
 
 
 class CompletedImage(dist.Distribution):
@@ -37,12 +39,7 @@ class CompletedImage(dist.Distribution):
     def __init__(
         self, base_dist: Any, image: Array, known: Array, *, validate_args: bool | None = None
     ) -> None:
-        if tuple(base_dist.batch_shape) != tuple(image.shape):
-            raise UsageError(
-                f"likelihood: expected one that scores each pixel by itself, {tuple(image.shape)}, "
-                f"came {type(base_dist).__name__} over {tuple(base_dist.batch_shape)}: take "
-                "bernoulli, discretized_logistic or normal"
-            )
+        _check(base_dist, image)
         self.base_dist, self.image, self.known = base_dist, image, known
         n, channels, *size = image.shape
         super().__init__((n,), (channels + 1, *size), validate_args=validate_args)
@@ -68,3 +65,77 @@ class CompletedImage(dist.Distribution):
         image = jnp.where(self.known > 0, self.image, missing.astype(self.image.dtype))
         mask = jnp.broadcast_to(self.known, (*image.shape[:-3], *self.known.shape[-3:]))
         return jnp.concatenate([image, mask], axis=-3)
+
+
+class CompletedPixels(dist.Distribution):
+    r"""The same where a missing pixel depends on all pixels before it, missing or known.
+
+    .. math::
+        p(x | s, k, m)
+        = \prod_{i:\, m_i = 0} p(x_i | x_{<i}, s) \prod_{i:\, m_i = 1} \delta(x_i - k_i)
+
+    in raster order. There is no mean in closed form.
+
+    Args:
+        net: a `PixelCNNNet` over images (c, h, w), with features s.
+        likelihood: parameters to the distribution of pixels given those before them.
+        features: s, (n, f, h, w).
+        image, known: as of `CompletedImage`.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+    reparametrized_params: ClassVar[list[str]] = []
+    pytree_data_fields = ("net", "features", "image", "known")
+    pytree_aux_fields = ("likelihood",)
+
+    def __init__(
+        self,
+        net: Any,
+        likelihood: Callable[[Array], Any],
+        features: Array,
+        image: Array,
+        known: Array,
+        *,
+        validate_args: bool | None = None,
+    ) -> None:
+        self.net, self.likelihood, self.features = net, likelihood, features
+        self.image, self.known = image, known
+        n, channels, *size = image.shape
+        super().__init__((n,), (channels + 1, *size), validate_args=False)
+
+    @constraints.dependent_property(event_dim=3)
+    def support(self) -> Any:
+        return constraints.independent(self._pixels(self.image).support, 3)
+
+    def log_prob(self, value: Array) -> Array:
+        """(n,): log probability of the missing pixels, nats."""
+        pixels = value[..., :-1, :, :]
+        scored = self._pixels(pixels).log_prob(pixels)
+        return jnp.where(self.known > 0, 0.0, scored).sum((-3, -2, -1))
+
+    def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Array:
+        if sample_shape:
+            raise UsageError(f"sample_shape: expected (), came {sample_shape}: draw again")
+
+        def pick(rng_key: Any, parameters: Array) -> Array:
+            drawn: Array = self.likelihood(parameters).sample(rng_key)
+            return drawn
+
+        held = (self.image, self.known)
+        drawn = self.net.generate(pick, len(self.image), self.features, key, held)
+        return jnp.concatenate([drawn, self.known], axis=1)
+
+    def _pixels(self, image: Array) -> Any:
+        """Of each pixel given those of `image` before it."""
+        found = unwrapped(self.likelihood(self.net(image, self.features)))
+        _check(found, image)
+        return found
+
+
+def _check(pixels: Any, image: Array) -> None:
+    if tuple(pixels.batch_shape) != tuple(image.shape):
+        raise UsageError(
+            f"likelihood: expected one that scores each pixel by itself, {tuple(image.shape)}, "
+            f"came {type(pixels).__name__} over {tuple(pixels.batch_shape)}: take bernoulli, "
+            "discretized_logistic, categorical or normal"
+        )

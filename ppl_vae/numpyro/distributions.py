@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ["DiscretizedLogistic", "standard_normal", "tempered", "unwrapped"]
+__all__ = [
+    "CategoricalLevels",
+    "DiscretizedLogistic",
+    "standard_normal",
+    "tempered",
+    "unwrapped",
+]
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -79,6 +85,48 @@ class DiscretizedLogistic(dist.Distribution):
             return total + jax.nn.sigmoid((self.loc - (level - 0.5) / steps) / self.scale)
 
         return jax.lax.fori_loop(1, self.num_levels, add, zero) / steps
+
+
+class CategoricalLevels(dist.Distribution):
+    r"""One probability for each of an image's levels (van den Oord et al. 2016, PixelRNN, 3.3).
+
+    .. math:: P(x = k b) = \mathrm{softmax}(a)_k, \qquad b = 1 / (K - 1)
+
+    Args:
+        logits: a, (*batch, K), of the levels 0, b, …, 1.
+    """
+
+    arg_constraints: ClassVar = {"logits": constraints.real_vector}
+    support = constraints.unit_interval
+    reparametrized_params: ClassVar[list[str]] = []
+    pytree_data_fields = ("logits",)
+
+    def __init__(self, logits: Array, *, validate_args: bool | None = None) -> None:
+        self.logits = logits
+        super().__init__(jnp.shape(logits)[:-1], validate_args=validate_args)
+
+    @validate_sample
+    def log_prob(self, value: Array) -> Array:
+        """Log probability of the nearest level, nats; the shape of `value`."""
+        value = jnp.broadcast_to(value, jnp.broadcast_shapes(value.shape, self.batch_shape))
+        log_probs = jax.nn.log_softmax(self.logits, -1)
+        log_probs = jnp.broadcast_to(log_probs, (*value.shape, self._steps + 1))
+        level = jnp.round(jnp.clip(value, 0.0, 1.0) * self._steps).astype(int)
+        return jnp.take_along_axis(log_probs, level[..., None], -1)[..., 0]
+
+    def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Array:
+        shape = sample_shape + self.batch_shape
+        level = jax.random.categorical(key, self.logits, shape=shape)
+        return level.astype(self.logits.dtype) / self._steps
+
+    @property
+    def mean(self) -> Array:
+        levels = jnp.arange(self._steps + 1, dtype=self.logits.dtype) / self._steps
+        return jax.nn.softmax(self.logits, -1) @ levels
+
+    @property
+    def _steps(self) -> int:
+        return int(self.logits.shape[-1]) - 1
 
 
 def standard_normal(n: int, event_shape: Sequence[int], like: Array) -> Any:

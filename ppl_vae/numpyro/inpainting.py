@@ -13,6 +13,7 @@ from numpyro import handlers
 
 from ppl_vae.errors import UsageError
 from ppl_vae.numpyro.asking import asked, running
+from ppl_vae.numpyro.sampling import _mean
 from ppl_vae.numpyro.sampling import temperature as cooled
 
 
@@ -36,7 +37,8 @@ def complete(
         count: completions an image.
         temperature: factor on the scale of every latent's prior.
         batch_norm: see `ppl_vae.numpyro.asking`.
-        mean: the likelihood's mean for each draw of the latents; False draws pixels too.
+        mean: the likelihood's mean for each draw of the latents, where it has one (autoregressive
+            pixels have none); False draws pixels too.
     """
     if count < 1 or not temperature > 0:
         raise UsageError(
@@ -55,7 +57,7 @@ def complete(
         def draw(values: Any, known: Array, rng_key: Any) -> Array:
             with running(values, rng_key):
                 site = handlers.trace(generate).get_trace(known=known)["x"]
-                return (site["fn"].mean if mean else site["value"])[:, :-1]
+                return (_mean(site) if mean else site["value"])[:, :-1]
 
         known = data.prepared(data.values, binarise)
         draws = [draw(values, known, one) for one in random.split(noise, count)]

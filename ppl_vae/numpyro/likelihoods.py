@@ -5,6 +5,7 @@
 | bernoulli | c (logits) | 0 or 1 |
 | discretized_logistic | 2c (loc, log scale) | levels of [0, 1], 0, 1/255, …, 1 |
 | discretized_logistic_mixture | M (1 + 2c + c(c-1)/2), see `_mixture` | the same |
+| categorical | 256 c (logits of the levels) | the same |
 | normal | 2c (loc, log scale) | real; images in [0, 1] |
 """
 
@@ -22,7 +23,7 @@ import numpyro.distributions as dist
 from jax import Array
 
 from ppl_vae.errors import UsageError, nearest
-from ppl_vae.numpyro.distributions import DiscretizedLogistic
+from ppl_vae.numpyro.distributions import CategoricalLevels, DiscretizedLogistic
 from ppl_vae.numpyro.mixture import DiscretizedLogisticMixture
 
 # A pixel that never varies would let its scale shrink for ever, and its density grow without bound.
@@ -44,6 +45,12 @@ def _discretized_logistic(h: Array, *, num_levels: int, **_: Any) -> Any:
 def _normal(h: Array, **_: Any) -> Any:
     loc, log_scale = jnp.split(h, 2, axis=1)
     return dist.Normal(loc + 0.5, jnp.exp(jnp.clip(log_scale, min=MIN_LOG_SCALE)))
+
+
+def _categorical(h: Array, *, num_levels: int, **_: Any) -> Any:
+    """A colour's logits stand together: those of its first level first."""
+    logits = h.reshape(h.shape[0], -1, num_levels, *h.shape[2:])
+    return CategoricalLevels(jnp.moveaxis(logits, 2, -1))
 
 
 def _mixture(h: Array, *, components: int, num_levels: int, edges: str) -> Any:
@@ -80,6 +87,7 @@ def _tables(channels: int) -> int:
 
 LIKELIHOODS: dict[str, Callable[..., Any]] = {
     "bernoulli": _bernoulli,
+    "categorical": _categorical,
     "discretized_logistic": _discretized_logistic,
     "discretized_logistic_mixture": _mixture,
     "normal": _normal,
@@ -111,6 +119,8 @@ class Likelihood:
         """Features that an image of so many channels needs at each pixel."""
         if self.name == "discretized_logistic_mixture":
             return self.options["components"] * _tables(channels)  # type: ignore[operator]
+        if self.name == "categorical":
+            return self.options["num_levels"] * channels  # type: ignore[operator]
         return channels if self.name == "bernoulli" else 2 * channels
 
     def __call__(self, h: Array) -> Any:

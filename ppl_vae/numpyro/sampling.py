@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["posterior_sample", "reconstruct", "sample", "temperature"]
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from jax import Array, random
 from numpyro import handlers
 from numpyro.primitives import Messenger
 
+from ppl_vae.codebooks import check_label
 from ppl_vae.errors import UsageError
 from ppl_vae.numpyro.asking import asked, running
 from ppl_vae.numpyro.distributions import tempered
@@ -30,6 +32,7 @@ def sample(
     batch_norm: str = "running",
     params: dict[str, Any] | None = None,
     seed: int = 0,
+    label: Any = None,
 ) -> dict[str, Array]:
     """Draws from the prior: {site: (n, …)}, "x" (n, c, h, w), and "x_mean", the likelihood's mean.
 
@@ -39,10 +42,14 @@ def sample(
         temperature: factor on the scale of every latent's prior; or one for each site, from z1
             up; or {site: factor}, the others staying as they are.
         batch_norm: see `ppl_vae.numpyro.asking`.
+        label: of all images, or one for each, where the model has priors for labels.
     """
     if num_samples < 1:
         raise UsageError(f"num_samples: expected at least 1, came {num_samples}")
     generate = _cooled(model, temperature)
+    if label is not None:
+        check_label(label, getattr(model, "num_labels", 0), num_samples)
+        generate = partial(generate, label=label)
     with asked(generate, None, None, params, seed, batch_norm, model) as (_, values, key):
 
         @jax.jit

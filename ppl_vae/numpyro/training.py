@@ -30,6 +30,7 @@ from ppl_vae.numpyro.checks import (
     check_sites,
     natural,
 )
+from ppl_vae.numpyro.coding import code_counts
 from ppl_vae.numpyro.data import DeviceImages, check_support
 from ppl_vae.numpyro.distributions import unwrapped
 from ppl_vae.numpyro.guide import quiet, set_mode
@@ -370,7 +371,8 @@ class NumPyroTrainer:
             found = self._spans(self.now.params, self.now.mutable, self.train.values[:PROBE])
         if not self.sites or set(found["posterior_loc"]) != set(self.sites):
             return None
-        return {
+        counts = {site: np.asarray(part) for site, part in found.pop("code_counts").items()}
+        return loop.code_use(counts, self.sites) | {
             name: np.array([by_site[site] for site in self.sites], dtype=np.float64)
             for name, by_site in found.items()
             if set(by_site) == set(self.sites)
@@ -386,10 +388,12 @@ class NumPyroTrainer:
                 with handlers.substitute(data=data), handlers.seed(rng_seed=self._aside):
                     kl, trace = unit_divergence(self.objective, self.model, self.guide, x)
                     found = moments_of(trace)
+                    counts = code_counts(trace)
                 row = {
                     name: {site: _ends(part[i]) for site, part in found.items()}
                     for i, name in enumerate(("posterior_loc", "posterior_scale"))
                 }
+                row["code_counts"] = counts
                 if len(x) > 1 and set(kl) == set(found):
                     row["active_units"] = {
                         site: (loc.var(axis=0, ddof=1) > loop.ACTIVE).sum()

@@ -5,6 +5,7 @@
 | Linear kernel (in, out) | weight (out, in) |
 | Conv kernel (height, width, in, out) | weight (out, in, height, width) |
 | BatchNorm scale, mean, var | weight, running_mean, running_var |
+| LayerNorm scale | weight |
 
 Batch norm's running variance is torch's unbiased estimate where Pyro trained and Flax's biased one
 where NumPyro did; it is carried over as it stands, so both evaluate to the same numbers.
@@ -76,6 +77,8 @@ def _variables(model: Any, guide: Any) -> dict[str, tuple[nnx.Variable, tuple[in
 def _in_torch(owner: Any, name: str, ndim: int) -> tuple[str, tuple[int, ...]]:
     if isinstance(owner, nnx.BatchNorm):
         return BATCH_NORM[name], (0,)
+    if isinstance(owner, nnx.LayerNorm) and name == "scale":
+        return "weight", (0,)
     if isinstance(owner, nnx.Linear) and name == "kernel":
         return "weight", (1, 0)
     if isinstance(owner, nnx.Conv) and name == "kernel":

@@ -7,7 +7,7 @@ from ppl_vae.pyro.build import build
 from ppl_vae.pyro.calibration import calibration_ranks
 from ppl_vae.pyro.coding import codebook_of, codes_of, decode_codes
 from ppl_vae.pyro.densities import check_moves
-from ppl_vae.pyro.distributions import DiscretizedLogistic
+from ppl_vae.pyro.distributions import CategoricalLevels, DiscretizedLogistic
 from ppl_vae.pyro.guide import Guide, Site, data_shape, latent_sites
 from ppl_vae.pyro.hidden import infer_missing, known_only
 from ppl_vae.pyro.inference import (
@@ -37,6 +37,7 @@ from ppl_vae.pyro.weights import load_state, state
 
 __all__ = [
     "Autoregressive",
+    "CategoricalLevels",
     "DiscretizedLogistic",
     "DiscretizedLogisticMixture",
     "Guide",

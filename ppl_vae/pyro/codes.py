@@ -175,6 +175,7 @@ class NearestCode(TorchDistribution):
     has_rsample = True
 
     def __init__(self, z: Tensor, vectors: Tensor, validate_args: bool | None = None) -> None:
+        self.vectors = vectors
         indices = nearest(z, vectors)
         self._set(z, indices, embed(indices, vectors))
 
@@ -184,6 +185,7 @@ class NearestCode(TorchDistribution):
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Self:
         new = self._get_checked_instance(NearestCode, _instance)
+        new.vectors = self.vectors
         new._set(
             self.z.expand(*batch_shape, *self.event_shape),
             self.indices.expand(*batch_shape, *self.event_shape[1:]),

@@ -10,9 +10,9 @@ log probability, which is that of the missing pixels alone.
 
 from __future__ import annotations
 
-__all__ = ["CompletedImage"]
+__all__ = ["CompletedImage", "CompletedPixels"]
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -21,6 +21,7 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 
 from ppl_vae.errors import UsageError
+from ppl_vae.pyro.distributions import unwrapped
 
 
 class CompletedImage(TorchDistribution):
@@ -38,12 +39,7 @@ class CompletedImage(TorchDistribution):
     def __init__(
         self, base_dist: Any, image: Tensor, known: Tensor, validate_args: bool | None = None
     ) -> None:
-        if tuple(base_dist.batch_shape) != tuple(image.shape):
-            raise UsageError(
-                f"likelihood: expected one that scores each pixel by itself, {tuple(image.shape)}, "
-                f"came {type(base_dist).__name__} over {tuple(base_dist.batch_shape)}: take "
-                "bernoulli, discretized_logistic or normal"
-            )
+        _check(base_dist, image)
         self.base_dist, self.image, self.known = base_dist, image, known
         n, channels, *size = image.shape
         super().__init__((n,), torch.Size((channels + 1, *size)), validate_args=validate_args)
@@ -78,3 +74,83 @@ class CompletedImage(TorchDistribution):
         image = torch.where(self.known > 0, self.image, missing)
         mask = self.known.expand(*image.shape[:-3], *self.known.shape[-3:])
         return torch.cat([image, mask], -3)
+
+
+class CompletedPixels(TorchDistribution):
+    r"""The same where a missing pixel depends on all pixels before it, missing or known.
+
+    .. math::
+        p(x | s, k, m)
+        = \prod_{i:\, m_i = 0} p(x_i | x_{<i}, s) \prod_{i:\, m_i = 1} \delta(x_i - k_i)
+
+    in raster order. There is no mean in closed form.
+
+    Args:
+        net: a `PixelCNNNet` over images (c, h, w), with features s.
+        likelihood: parameters to the distribution of pixels given those before them.
+        features: s, (n, f, h, w).
+        image, known: as of `CompletedImage`.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+    has_rsample = False
+
+    def __init__(
+        self,
+        net: Any,
+        likelihood: Callable[[Tensor], Any],
+        features: Tensor,
+        image: Tensor,
+        known: Tensor,
+        validate_args: bool | None = None,
+    ) -> None:
+        self.net, self.likelihood, self.features = net, likelihood, features
+        self.image, self.known = image, known
+        n, channels, *size = image.shape
+        super().__init__((n,), torch.Size((channels + 1, *size)), validate_args=False)
+
+    @property
+    def support(self) -> Any:
+        return constraints.independent(self._pixels(self.image).support, 3)
+
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> CompletedPixels:
+        if tuple(batch_shape) != tuple(self.batch_shape):
+            raise UsageError(
+                f"CompletedPixels: expected batch shape {tuple(self.batch_shape)}, one mask for "
+                f"each image, came {tuple(batch_shape)}: repeat images and masks instead"
+            )
+        return self
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """(n,): log probability of the missing pixels, nats."""
+        pixels = value[..., :-1, :, :]
+        scored = self._pixels(pixels).log_prob(pixels)
+        return torch.where(self.known > 0, 0.0, scored).sum((-3, -2, -1))
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
+        if tuple(sample_shape):
+            raise UsageError(f"sample_shape: expected (), came {tuple(sample_shape)}: draw again")
+
+        def pick(parameters: Tensor) -> Tensor:
+            drawn: Tensor = self.likelihood(parameters).sample()
+            return drawn
+
+        held = (self.image, self.known)
+        drawn = self.net.generate(pick, len(self.image), self.features, held)
+        return torch.cat([drawn, self.known], 1)
+
+    def _pixels(self, image: Tensor) -> Any:
+        """Of each pixel given those of `image` before it."""
+        found = unwrapped(self.likelihood(self.net(image, self.features)))
+        _check(found, image)
+        return found
+
+
+def _check(pixels: Any, image: Tensor) -> None:
+    if tuple(pixels.batch_shape) != tuple(image.shape):
+        raise UsageError(
+            f"likelihood: expected one that scores each pixel by itself, {tuple(image.shape)}, "
+            f"came {type(pixels).__name__} over {tuple(pixels.batch_shape)}: take bernoulli, "
+            "discretized_logistic, categorical or normal"
+        )

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ["DiscretizedLogistic", "standard_normal", "tempered", "unwrapped"]
+__all__ = [
+    "CategoricalLevels",
+    "DiscretizedLogistic",
+    "standard_normal",
+    "tempered",
+    "unwrapped",
+]
 
 from collections.abc import Sequence
 from typing import Any, ClassVar, Self
@@ -79,6 +85,55 @@ class DiscretizedLogistic(TorchDistribution):
         for level in range(1, self.num_levels):
             total = total + torch.sigmoid((self.loc - (level - 0.5) / steps) / self.scale)
         return total / steps
+
+
+class CategoricalLevels(TorchDistribution):
+    r"""One probability for each of an image's levels (van den Oord et al. 2016, PixelRNN, 3.3).
+
+    .. math:: P(x = k b) = \mathrm{softmax}(a)_k, \qquad b = 1 / (K - 1)
+
+    Args:
+        logits: a, (*batch, K), of the levels 0, b, …, 1.
+    """
+
+    arg_constraints: ClassVar = {"logits": constraints.real_vector}
+    support = constraints.unit_interval
+    has_rsample = False
+
+    def __init__(self, logits: Tensor, validate_args: bool | None = None) -> None:
+        self.logits = logits
+        super().__init__(logits.shape[:-1], validate_args=validate_args)
+
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Self:
+        new = self._get_checked_instance(CategoricalLevels, _instance)
+        new.logits = self.logits.expand(*batch_shape, self.logits.shape[-1])
+        super(CategoricalLevels, new).__init__(new.logits.shape[:-1], validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log probability of the nearest level, nats; the shape of `value`."""
+        if self._validate_args:
+            self._validate_sample(value)
+        value = value.expand(torch.broadcast_shapes(value.shape, self.batch_shape))
+        log_probs = functional.log_softmax(self.logits, -1).expand(*value.shape, -1)
+        level = torch.round(value.clamp(0.0, 1.0) * self._steps).long()
+        return log_probs.gather(-1, level[..., None])[..., 0]
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
+        drawn = torch.distributions.Categorical(logits=self.logits)
+        level = drawn.sample(torch.Size(sample_shape))
+        return level.to(self.logits.dtype) / self._steps
+
+    @property
+    def mean(self) -> Tensor:
+        levels = torch.arange(self._steps + 1, device=self.logits.device) / self._steps
+        return functional.softmax(self.logits, -1) @ levels.to(self.logits.dtype)
+
+    @property
+    def _steps(self) -> int:
+        return self.logits.shape[-1] - 1
 
 
 def standard_normal(n: int, event_shape: Sequence[int], like: Tensor) -> dist.Distribution:

@@ -12,6 +12,7 @@ from pyro import poutine
 
 from ppl_vae.errors import UsageError
 from ppl_vae.pyro.asking import asked
+from ppl_vae.pyro.sampling import _mean
 from ppl_vae.pyro.sampling import temperature as cooled
 
 
@@ -35,7 +36,8 @@ def complete(
         count: completions an image.
         temperature: factor on the scale of every latent's prior.
         batch_norm: see `ppl_vae.pyro.asking`.
-        mean: the likelihood's mean for each draw of the latents; False draws pixels too.
+        mean: the likelihood's mean for each draw of the latents, where it has one (autoregressive
+            pixels have none); False draws pixels too.
     """
     if count < 1 or not temperature > 0:
         raise UsageError(
@@ -50,5 +52,5 @@ def complete(
     with asked(model, as_guide, x, params, seed, batch_norm) as data:
         known = data.batch(slice(None))
         sites = [poutine.trace(generate).get_trace(known=known).nodes["x"] for _ in range(count)]
-        draws = torch.stack([site["fn"].mean if mean else site["value"] for site in sites])
+        draws = torch.stack([_mean(site) if mean else site["value"] for site in sites])
     return draws[:, :, :-1].cpu().numpy()

@@ -5,6 +5,7 @@
 | bernoulli | c (logits) | 0 or 1 |
 | discretized_logistic | 2c (loc, log scale) | levels of [0, 1], 0, 1/255, …, 1 |
 | discretized_logistic_mixture | M (1 + 2c + c(c-1)/2), see `_mixture` | the same |
+| categorical | 256 c (logits of the levels) | the same |
 | normal | 2c (loc, log scale) | real; images in [0, 1] |
 """
 
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae.errors import UsageError, nearest
-from ppl_vae.pyro.distributions import DiscretizedLogistic
+from ppl_vae.pyro.distributions import CategoricalLevels, DiscretizedLogistic
 from ppl_vae.pyro.mixture import DiscretizedLogisticMixture
 
 # A pixel that never varies would let its scale shrink for ever, and its density grow without bound.
@@ -41,6 +42,11 @@ def _discretized_logistic(h: Tensor, *, num_levels: int, **_: Any) -> dist.Distr
 def _normal(h: Tensor, **_: Any) -> dist.Distribution:
     loc, log_scale = h.chunk(2, 1)
     return dist.Normal(loc + 0.5, log_scale.clamp(min=MIN_LOG_SCALE).exp())
+
+
+def _categorical(h: Tensor, *, num_levels: int, **_: Any) -> dist.Distribution:
+    """A colour's logits stand together: those of its first level first."""
+    return CategoricalLevels(h.unflatten(1, (-1, num_levels)).movedim(2, -1))
 
 
 def _mixture(h: Tensor, *, components: int, num_levels: int, edges: str) -> dist.Distribution:
@@ -77,6 +83,7 @@ def _tables(channels: int) -> int:
 
 LIKELIHOODS: dict[str, Callable[..., dist.Distribution]] = {
     "bernoulli": _bernoulli,
+    "categorical": _categorical,
     "discretized_logistic": _discretized_logistic,
     "discretized_logistic_mixture": _mixture,
     "normal": _normal,
@@ -108,6 +115,8 @@ class Likelihood:
         """Features that an image of so many channels needs at each pixel."""
         if self.name == "discretized_logistic_mixture":
             return self.options["components"] * _tables(channels)  # type: ignore[operator]
+        if self.name == "categorical":
+            return self.options["num_levels"] * channels  # type: ignore[operator]
         return channels if self.name == "bernoulli" else 2 * channels
 
     def __call__(self, h: Tensor) -> dist.Distribution:

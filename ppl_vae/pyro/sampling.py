@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["posterior_sample", "reconstruct", "sample", "temperature"]
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from ppl_vae.codebooks import check_label
 from ppl_vae.errors import UsageError
 from ppl_vae.pyro.asking import asked
 from ppl_vae.pyro.distributions import tempered
@@ -29,6 +31,7 @@ def sample(
     batch_norm: str = "running",
     params: dict[str, Any] | None = None,
     seed: int = 0,
+    label: Any = None,
 ) -> dict[str, Tensor]:
     """Draws from the prior: {site: (n, …)}, "x" (n, c, h, w), and "x_mean", the likelihood's mean.
 
@@ -38,10 +41,14 @@ def sample(
         temperature: factor on the scale of every latent's prior; or one for each site, from z1
             up; or {site: factor}, the others staying as they are.
         batch_norm: see `ppl_vae.pyro.asking`.
+        label: of all images, or one for each, where the model has priors for labels.
     """
     if num_samples < 1:
         raise UsageError(f"num_samples: expected at least 1, came {num_samples}")
     generate = _cooled(model, temperature)
+    if label is not None:
+        check_label(label, getattr(model, "num_labels", 0), num_samples)
+        generate = partial(generate, label=label)
     with asked(model, None, None, params, seed, batch_norm, lambda: generate(n=100)):
         return _values(poutine.trace(generate).get_trace(n=num_samples))
 

@@ -25,6 +25,7 @@ from ppl_vae.pyro.checks import (
     check_sites,
     natural,
 )
+from ppl_vae.pyro.coding import code_counts
 from ppl_vae.pyro.data import DeviceImages, check_support
 from ppl_vae.pyro.guide import quiet
 from ppl_vae.pyro.inference import moments_of
@@ -289,7 +290,7 @@ class PyroTrainer:
         with self._aside(), torch.no_grad():
             images = self.train.batch(slice(0, PROBE))
             kl, trace = unit_divergence(self.objective, self.model, self.guide, images)
-            found = moments_of(trace)
+            found, counts = moments_of(trace), code_counts(trace)
         if not found or set(found) != set(self.sites):
             return None
         row: dict[str, Any] = {
@@ -304,6 +305,7 @@ class PyroTrainer:
             row["active_units_kl"] = [
                 (kl[site].mean(0) > loop.ACTIVE).sum().cpu() for site in self.sites
             ]
+        row |= loop.code_use(counts, self.sites)
         return {name: np.array(values, dtype=np.float64) for name, values in row.items()}
 
     def prior_samples(self, num_samples: int) -> np.ndarray | None:

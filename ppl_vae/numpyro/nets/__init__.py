@@ -4,6 +4,7 @@ from ppl_vae.numpyro.nets.conv import ConvDecoder, ConvEncoder, MapDecoder, halv
 from ppl_vae.numpyro.nets.gaussian import GaussianHead
 from ppl_vae.numpyro.nets.mlp import MLP
 from ppl_vae.numpyro.nets.pixel_cnn import PixelCNNNet
+from ppl_vae.numpyro.nets.transformer import TransformerNet
 
 __all__ = [
     "MLP",
@@ -12,6 +13,8 @@ __all__ = [
     "GaussianHead",
     "MapDecoder",
     "PixelCNNNet",
+    "TransformerNet",
+    "causal_net",
     "decoder",
     "encoder",
     "halved",
@@ -22,6 +25,7 @@ from collections.abc import Sequence
 from flax import nnx
 
 from ppl_vae.architecture import Architecture
+from ppl_vae.errors import UsageError, nearest
 
 
 def encoder(
@@ -58,3 +62,26 @@ def decoder(
         architecture.batch_norm,
         rngs=rngs,
     )
+
+
+def causal_net(
+    kind: str,
+    x_shape: Sequence[int],
+    num_outputs: int,
+    channels: int,
+    layers: int,
+    kernel_size: int,
+    num_features: int = 0,
+    *,
+    rngs: nnx.Rngs,
+) -> nnx.Module:
+    """Net from maps to the parameters of every pixel given those before it, in raster order.
+
+    Args:
+        kind: "pixel_cnn", whose kernels have `kernel_size`, or "transformer".
+    """
+    if kind == "transformer":
+        return TransformerNet(x_shape, num_outputs, channels, layers, num_features, rngs=rngs)
+    if kind != "pixel_cnn":
+        raise UsageError(f"net: unknown {kind!r}: {nearest(kind, ('pixel_cnn', 'transformer'))}")
+    return PixelCNNNet(x_shape, num_outputs, channels, layers, kernel_size, num_features, rngs=rngs)

@@ -154,11 +154,13 @@ class PixelCNNNet(nnx.Module):
         n: int,
         features: Array | None,
         rng_key: Any,
+        held: tuple[Array, ...] = (),
     ) -> Array:
         """Images (n, c, h, w), pixel by pixel.
 
         Args:
             pick: key and parameters (n, num_outputs, 1, 1) to a draw (n, c, 1, 1).
+            held: images (n, c, h, w), and where (n, 1, h, w) their pixels stand and are not drawn.
         """
         _, height, width = self.x_shape
         features = None if features is None else _last(features)
@@ -173,13 +175,14 @@ class PixelCNNNet(nnx.Module):
 
         def one_row(carry: Any, at_row: Any) -> tuple[Any, Array]:
             rows, links = carry
-            conditions, key = at_row
-            row = self._row(pick, n, links, [left for _, left in conditions], key)
+            conditions, key, kept = at_row
+            row = self._row(pick, n, links, [left for _, left in conditions], key, kept)
             below = self._below(rows, _last(row), [above for above, _ in conditions])
             return below, row
 
         keys = random.split(rng_key, height)
-        _, drawn = lax.scan(one_row, (zeros, links), (by_row, keys))
+        kept = tuple(jnp.moveaxis(part, 2, 0) for part in held)
+        _, drawn = lax.scan(one_row, (zeros, links), (by_row, keys, kept))
         return jnp.moveaxis(drawn[:, :, :, 0], 0, 2)
 
     def _row(
@@ -189,6 +192,7 @@ class PixelCNNNet(nnx.Module):
         links: list[Array],
         left: list[Any],
         rng_key: Any,
+        kept: tuple[Array, ...],
     ) -> Array:
         """One row of pixels (n, c, 1, w), left to right; `links` are what the rows above say."""
         r, width = self.radius, self.x_shape[2]
@@ -199,19 +203,24 @@ class PixelCNNNet(nnx.Module):
         ]
 
         def one_pixel(windows: list[Array], at: Any) -> tuple[list[Array], Array]:
-            told, key = at
+            told, key, known_here = at
             h = windows[0]
-            kept = list(windows)
+            inputs = list(windows)
             for i, layer in enumerate(self.layers):
                 window = h if layer.is_first else jnp.concatenate([windows[i], h], 2)
                 h = layer.across(window, *told[i])
-                kept[i] = window if layer.is_first else window[:, :, 1:]
+                inputs[i] = window if layer.is_first else window[:, :, 1:]
             pixel = pick(key, _first(self.outputs(h)))
-            seen = _last(pixel).astype(kept[0].dtype)
-            kept[0] = jnp.concatenate([kept[0], seen], 2)[:, :, 1:]
-            return kept, pixel
+            if known_here:
+                image, known = known_here
+                pixel = jnp.where(known > 0, image, pixel.astype(image.dtype))
+            seen = _last(pixel).astype(inputs[0].dtype)
+            inputs[0] = jnp.concatenate([inputs[0], seen], 2)[:, :, 1:]
+            return inputs, pixel
 
-        _, pixels = lax.scan(one_pixel, windows, (by_column, random.split(rng_key, width)))
+        columns = tuple(jnp.moveaxis(part, -1, 0)[..., None, None] for part in kept)
+        walked = (by_column, random.split(rng_key, width), columns)
+        _, pixels = lax.scan(one_pixel, windows, walked)
         return jnp.moveaxis(pixels[..., 0], 0, -1)
 
     def _below(

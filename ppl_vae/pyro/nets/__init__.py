@@ -4,6 +4,7 @@ from ppl_vae.pyro.nets.conv import ConvDecoder, ConvEncoder, MapDecoder, halved
 from ppl_vae.pyro.nets.gaussian import GaussianHead
 from ppl_vae.pyro.nets.mlp import MLP
 from ppl_vae.pyro.nets.pixel_cnn import PixelCNNNet
+from ppl_vae.pyro.nets.transformer import TransformerNet
 
 __all__ = [
     "MLP",
@@ -12,6 +13,8 @@ __all__ = [
     "GaussianHead",
     "MapDecoder",
     "PixelCNNNet",
+    "TransformerNet",
+    "causal_net",
     "decoder",
     "encoder",
     "halved",
@@ -22,6 +25,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from ppl_vae.architecture import Architecture
+from ppl_vae.errors import UsageError, nearest
 
 
 def encoder(x_shape: Sequence[int], widths: Sequence[int], architecture: Architecture) -> nn.Module:
@@ -51,3 +55,24 @@ def decoder(
         architecture.activation,
         architecture.batch_norm,
     )
+
+
+def causal_net(
+    kind: str,
+    x_shape: Sequence[int],
+    num_outputs: int,
+    channels: int,
+    layers: int,
+    kernel_size: int,
+    num_features: int = 0,
+) -> nn.Module:
+    """Net from maps to the parameters of every pixel given those before it, in raster order.
+
+    Args:
+        kind: "pixel_cnn", whose kernels have `kernel_size`, or "transformer".
+    """
+    if kind == "transformer":
+        return TransformerNet(x_shape, num_outputs, channels, layers, num_features)
+    if kind != "pixel_cnn":
+        raise UsageError(f"net: unknown {kind!r}: {nearest(kind, ('pixel_cnn', 'transformer'))}")
+    return PixelCNNNet(x_shape, num_outputs, channels, layers, kernel_size, num_features)

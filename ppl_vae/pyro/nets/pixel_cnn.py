@@ -132,12 +132,17 @@ class PixelCNNNet(nn.Module):
 
     @torch.no_grad()
     def generate(
-        self, pick: Callable[[Tensor], Tensor], n: int, features: Tensor | None = None
+        self,
+        pick: Callable[[Tensor], Tensor],
+        n: int,
+        features: Tensor | None = None,
+        held: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """Images (n, c, h, w), pixel by pixel.
 
         Args:
             pick: parameters (n, num_outputs, 1, 1) to a draw (n, c, 1, 1).
+            held: images (n, c, h, w), and where (n, 1, h, w) their pixels stand and are not drawn.
         """
         c, height, width = self.x_shape
         x = self.out.weight.new_zeros(n, c, height, width)
@@ -146,14 +151,20 @@ class PixelCNNNet(nn.Module):
         links = [self.out.weight.new_zeros(n, 2 * self._channels, 1, width) for _ in self.layers]
         for i in range(height):
             at_row = [_part(left, i) for _, left in conditions]
-            x[:, :, i : i + 1] = self._row(pick, n, links, at_row)
+            kept = None if held is None else (_part(held[0], i), _part(held[1], i))
+            x[:, :, i : i + 1] = self._row(pick, n, links, at_row, kept)
             if i + 1 < height:
                 above = [_part(up, i) for up, _ in conditions]
                 rows, links = self._below(rows, x[:, :, i : i + 1], above)
         return x
 
     def _row(
-        self, pick: Callable[[Tensor], Tensor], n: int, links: list[Tensor], at_row: list[Any]
+        self,
+        pick: Callable[[Tensor], Tensor],
+        n: int,
+        links: list[Tensor],
+        at_row: list[Any],
+        kept: Any,
     ) -> Tensor:
         """One row of pixels, left to right; `links` are what the rows above say."""
         r, width = self.radius, self.x_shape[2]
@@ -166,7 +177,11 @@ class PixelCNNNet(nn.Module):
                 condition = None if at_row[i] is None else at_row[i][..., j : j + 1]
                 h = layer.across(window, links[i][..., j : j + 1], condition)
                 windows[i] = windows[i] if layer.is_first else window[..., 1:]
-            pixels.append(pick(self.outputs(h)))
+            pixel = pick(self.outputs(h))
+            if kept is not None:
+                image, known = (part[..., j : j + 1] for part in kept)
+                pixel = torch.where(known > 0, image, pixel.to(image.dtype))
+            pixels.append(pixel)
             windows[0] = torch.cat([windows[0], pixels[-1]], -1)[..., 1:]
         return torch.cat(pixels, -1)
 
