@@ -22,7 +22,6 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from benchmarks.machine import describe
 
@@ -65,9 +64,9 @@ def measure(groups: int) -> dict[str, float]:
     x = (np.random.default_rng(0).random((4, 1, 16, 16)) < 0.5).astype(np.float32)
     xla = []
 
-    def listen(event: str, seconds: float, **_: Any) -> None:
+    def listen(event: str, duration_secs: float, **_: str | int) -> None:
         if event == COMPILING:
-            xla.append(seconds)
+            xla.append(duration_secs)
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     begun, wall = time.process_time(), time.perf_counter()

@@ -74,7 +74,7 @@ class VeryDeepByHand:
             start = params[f"starts.{i}"]
             states[side] = jnp.broadcast_to(start, (len(x), *start.shape[1:]))
         divergences = []
-        for i, (side, up) in enumerate(pyramid.places):
+        for i, (side, up, _) in enumerate(pyramid.places):
             h, at = states[side], f"groups.{i}"
             if up is not None:
                 factor = side // up

@@ -54,7 +54,7 @@ class Tower(nn.Module):
     def __init__(self, pyramid: Pyramid, path: tuple[tuple[int, int], ...]) -> None:
         super().__init__()
         self.path = path
-        self.widths = {side: pyramid.channels(side) for side, _ in pyramid.places}
+        self.widths = {side: pyramid.channels(side) for side, *_ in pyramid.places}
         self.stem = conv(1, pyramid.width, 3)
         self.blocks = nn.ModuleList(
             Block(pyramid.channels(side), pyramid.inner(side), pyramid.channels(side), side)
@@ -89,7 +89,7 @@ class VeryDeepByHand(nn.Module):
         self.places, self.side = pyramid.places, pyramid.side
         encoder = read_stages(problem.guide_args["encoder"], "encoder")
         self.tower = Tower(pyramid, pyramid.climb(encoder))
-        shapes = [(pyramid.channels(side), pyramid.inner(side), side) for side, _ in self.places]
+        shapes = [(pyramid.channels(side), pyramid.inner(side), side) for side, *_ in self.places]
         self.groups = nn.ModuleList(Group(w, inner, latents, side) for w, inner, side in shapes)
         self.heads = nn.ModuleList(
             Block(2 * w, inner, 2 * latents, side) for w, inner, side in shapes
@@ -114,7 +114,7 @@ class VeryDeepByHand(nn.Module):
         }
         divergences = []
         group: Any
-        for group, head, (side, up) in zip(self.groups, self.heads, self.places, strict=True):
+        for group, head, (side, up, _) in zip(self.groups, self.heads, self.places, strict=True):
             h = states[side]
             if up is not None:
                 h = h + F.interpolate(states[up][:, : h.shape[1]], scale_factor=side // up)

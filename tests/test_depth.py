@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from zoo import side
 
 from benchmarks import compile_time, proposition_2, sharpness
 from ppl_vae import cli
 from ppl_vae.errors import UsageError
 from ppl_vae.runs import load
 from ppl_vae.stages import Pyramid, read_stages
-
-
-@pytest.fixture(autouse=True)
-def hasty() -> Iterator[None]:
-    """JAX compiled in haste."""
-    with side("numpyro").hasty():
-        yield
 
 
 def test_the_truth_of_proposition_2() -> None:
