@@ -58,12 +58,18 @@ class BottleneckTower(nnx.Module):
         for block, (side, down) in zip(self.blocks, self.path, strict=True):
             h = block(h)
             if down > 1:
-                h = nnx.avg_pool(h, (down, down), (down, down))
+                h = _pooled(h, down)
             more = self.pyramid.channels(side // down) - h.shape[-1]
             if more:
                 h = jnp.pad(h, ((0, 0), (0, 0), (0, 0), (0, more)))
             found[side // down] = h
         return found
+
+
+def _pooled(h: Array, down: int) -> Array:
+    """Means over squares of `down` × `down`, which the sides hold a whole number of."""
+    n, height, width, c = h.shape
+    return h.reshape(n, height // down, down, width // down, down, c).mean((2, 4))
 
 
 class VeryDeepGuide(Guide):
