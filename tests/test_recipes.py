@@ -152,7 +152,10 @@ def test_values_take_their_argument_s_type() -> None:
     ("given", "message"),
     [
         ({}, "model.init_args: the following arguments are required: widths"),
-        ({"widths": 3}, r"model.init_args.widths: expected tuple\[int, ...\], came 3"),
+        (
+            {"widths": 3},
+            r"model.init_args.widths: expected a list of int, such as \[a, b\], came 3",
+        ),
         ({"widths": [1], "depht": 3}, "model.init_args.depht: unknown key: did you mean 'depth'"),
         ({"widths": [1], "x_shape": [1, 2, 3]}, "model.init_args.x_shape: unknown key"),
         ({"widths": [1], "depth": None}, "model.init_args.depth: expected int, came null"),

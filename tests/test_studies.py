@@ -130,9 +130,13 @@ def test_studies_of_the_project_are_whole(name: str) -> None:
     ("changes", "message"),
     [
         ({"membres": {}}, "membres: unknown key: did you mean 'members'"),
-        ({"members": {}}, "members: expected one or more, came none"),
-        ({"members": {"a": {"sets": {}}}}, "member a: expected recipe and set"),
-        ({"members": {"a": {"recipe": "vae-digit"}}}, "member a: recipe 'vae-digit' is unknown"),
+        ({"members": {}, "along": {}}, "members: expected one or more, came none"),
+        ({"members": {"a": {"sets": {}}}, "along": {}}, "member a: expected recipe and set"),
+        (
+            {"members": {"a": {"recipe": "vae-digit"}}, "along": {}},
+            "member a: recipe 'vae-digit' is unknown",
+        ),
+        ({"members": {"a": None}}, "along.beta: .*members \\(a\\), came plain, weak"),
         ({"recipe": None}, "member plain: recipe: missing"),
         ({"set": {"objective.betta": 1}}, "member plain: .*objective.betta: unknown key"),
         ({"checks": ["colapse"]}, "--check: unknown 'colapse'"),

@@ -128,8 +128,9 @@ class CategoricalLevels(TorchDistribution):
 
     @property
     def mean(self) -> Tensor:
-        levels = torch.arange(self._steps + 1, device=self.logits.device) / self._steps
-        return functional.softmax(self.logits, -1) @ levels.to(self.logits.dtype)
+        probs = functional.softmax(self.logits, -1)
+        levels = torch.arange(self._steps + 1, device=probs.device, dtype=probs.dtype)
+        return probs @ (levels / self._steps)
 
     @property
     def _steps(self) -> int:
