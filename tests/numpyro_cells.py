@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from numpyro.distributions.kl import kl_divergence
+from numpyro_whole import whole
 
 from models.numpyro import NVAE
 from ppl_vae.numpyro import state
@@ -30,41 +31,47 @@ def shift(width: int, reverse: bool) -> Any:
 def jacobian(z: Any, reverse: bool) -> Any:
     """(D, D) of one map's shift."""
     net = shift(z.shape[0], reverse)
-    return np.asarray(jax.jacrev(lambda z: net(z[None])[0])(z)).reshape(z.size, z.size)
+    return whole(jax.jacrev(lambda z: net(z[None])[0]))(z).reshape(z.size, z.size)
 
 
 def flow(z: Any) -> tuple[Any, Any, Any]:
     """(y, log determinant, z from y alone) of maps z through a cell in raster order."""
     cell = AutoregressiveShift(shift(z.shape[1], False))
-    y = cell(jnp.asarray(z))
-    return np.asarray(y), np.asarray(cell.log_abs_det_jacobian(z, y)), np.asarray(cell.inv(y))
+
+    @whole
+    def run(z: Any) -> Any:
+        y = cell(z)
+        return y, cell.log_abs_det_jacobian(z, y), cell.inv(y)
+
+    found: tuple[Any, Any, Any] = run(z)
+    return found
 
 
 def forward(z: Any) -> Any:
     """(D, D): Jacobian of a cell in raster order, of one map."""
     cell = AutoregressiveShift(shift(z.shape[0], False))
-    return np.asarray(jax.jacrev(lambda z: cell(z[None])[0])(z)).reshape(z.size, z.size)
+    return whole(jax.jacrev(lambda z: cell(z[None])[0]))(z).reshape(z.size, z.size)
 
 
 def conv(num_inputs: int, num_outputs: int, size: int, seed: int) -> tuple[dict[str, Any], Any]:
     """(parameters by name, effective weight) of a fresh weight-normed convolution."""
     layer = WeightNormConv(num_inputs, num_outputs, size, rngs=nnx.Rngs(seed))
     found = {name.removeprefix("model."): value for name, value in state(layer, None).items()}
-    return found, np.asarray(layer.effective_weight())
+    return found, whole(layer.effective_weight)()
 
 
 def last_log_norm(width: int) -> tuple[Any, Any]:
     """(log_weight_norm, masked weight) of the last convolution of a fresh autoregressive cell."""
     layer: Any = shift(width, False).convs[-1]
-    return np.asarray(layer.log_weight_norm[...]), np.asarray(layer.direction())
+    return np.asarray(layer.log_weight_norm[...]), whole(layer.direction)()
 
 
+@whole
 def clamped(raw_loc: Any, raw_scale: Any) -> tuple[Any, Any, Any]:
     """(loc, scale, divergence from the one at zero)."""
-    fn = ClampedNormal(jnp.asarray(raw_loc), jnp.asarray(raw_scale))
+    fn = ClampedNormal(raw_loc, raw_scale)
     zero = jnp.zeros(1)
-    kl = kl_divergence(fn, ClampedNormal(zero, zero))
-    return np.asarray(fn.loc), np.asarray(fn.scale), np.asarray(kl)
+    return fn.loc, fn.scale, kl_divergence(fn, ClampedNormal(zero, zero))
 
 
 def seen(x: Any, num_levels: int) -> Any:

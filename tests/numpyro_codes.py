@@ -7,6 +7,7 @@ __all__ = [
     "relaxed", "start", "three_terms", "vectors",
 ]  # fmt: skip
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ import numpyro.distributions as dist
 from flax import nnx
 from numpyro import handlers
 from numpyro.distributions import kl_divergence
+from numpyro_whole import whole
 
 from guides.numpyro import NoLatentsGuide, VectorQuantizerGuide
 from models.numpyro import CodePrior
@@ -27,6 +29,8 @@ from ppl_vae.numpyro.nets.codebook import Codebook
 PPL = "numpyro"
 
 
+@jax.enable_x64(True)
+@whole
 def quantised(z: np.ndarray, vectors: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
     """A draw's value, its slopes under `weights`, its divergence from uniform codes."""
     key = jax.random.key(0)
@@ -34,34 +38,31 @@ def quantised(z: np.ndarray, vectors: np.ndarray, weights: np.ndarray) -> dict[s
     def value_of(z: Any, vectors: Any) -> Any:
         return (weights * NearestCode(z, vectors).rsample(key)).sum()
 
-    with jax.enable_x64(True):
-        out, book = jnp.asarray(z), jnp.asarray(vectors)
-        q = NearestCode(out, book)
-        value = q.rsample(key)
-        slopes = jax.grad(value_of, argnums=(0, 1))(out, book)
-        found = {
-            "indices": q.indices, "value": value, "slope_z": slopes[0], "slope_vectors": slopes[1],
-            "kl": kl_divergence(q, Codes.uniform(book, len(z), z.shape[2:])),
-            "log_prob": q.log_prob(value),
-            "log_prob_of_others": q.log_prob(value[..., ::-1]),
-        }  # fmt: skip
-        return {name: np.asarray(part) for name, part in found.items()}
+    q = NearestCode(z, vectors)
+    value = q.rsample(key)
+    slopes = jax.grad(value_of, argnums=(0, 1))(z, vectors)
+    return {
+        "indices": q.indices, "value": value, "slope_z": slopes[0], "slope_vectors": slopes[1],
+        "kl": kl_divergence(q, Codes.uniform(vectors, len(z), z.shape[2:])),
+        "log_prob": q.log_prob(value),
+        "log_prob_of_others": q.log_prob(value[..., ::-1]),
+    }  # fmt: skip
 
 
-def relaxed(vectors: np.ndarray, logits: np.ndarray, temperature: float, draws: int) -> Any:
+@whole
+def relaxed(book: np.ndarray, h: np.ndarray, temperature: float, draws: int) -> Any:
     """Draws of relaxed codes, warm and hard, and what they promise of hard ones."""
-    book, h, key = jnp.asarray(vectors), jnp.asarray(logits), jax.random.key(0)
+    key = jax.random.key(0)
     q, hard = RelaxedCodes(book, h, temperature), RelaxedCodes(book, h)
 
     def squares(h: Any) -> Any:
         return (RelaxedCodes(book, h, 1.0).rsample(key, (8,)) ** 2).sum()
 
-    found = {
+    return {
         "kl": kl_divergence(q, Codes.uniform(book, 1, (1, 1))), "indices": q.indices,
         "loc": q.loc, "scale": q.scale, "relaxed": q.rsample(key, (draws,)),
         "hard": hard.rsample(key, (draws,)), "slope": jax.grad(squares)(h),
     }  # fmt: skip
-    return {name: np.asarray(part) for name, part in found.items()}
 
 
 def three_terms(z: np.ndarray, vectors: np.ndarray, beta: float) -> dict[str, Any]:
@@ -84,7 +85,9 @@ def three_terms(z: np.ndarray, vectors: np.ndarray, beta: float) -> dict[str, An
     guide = VectorQuantizerGuide(model, commitment=beta, hidden=(1,), rngs=nnx.Rngs(0))
     x, objective = jnp.zeros((1, 2, 1, 1)), Objective()
 
-    def loss(out: Any, weight: Any) -> Any:
+    @whole
+    @partial(jax.grad, argnums=(0, 1), has_aux=True)
+    def slopes_of(out: Any, weight: Any) -> Any:
         book = {**nnx.to_pure_dict(nnx.state(model, nnx.Param))}
         book["codebook"]["weight"] = weight
         with handlers.seed(rng_seed=0), handlers.substitute(data={"model$params": book}):
@@ -93,7 +96,7 @@ def three_terms(z: np.ndarray, vectors: np.ndarray, beta: float) -> dict[str, An
 
     out = jnp.asarray(z, jnp.float32).reshape(1, 2, 1, 1)
     weight = jnp.asarray(vectors, jnp.float32)
-    slopes, penalties = jax.grad(loss, argnums=(0, 1), has_aux=True)(out, weight)
+    slopes, penalties = slopes_of(out, weight)
     return {
         "penalties": {name: float(part[0]) for name, part in penalties.items()},
         "slope_z": np.asarray(slopes[0]).ravel(),
@@ -101,12 +104,14 @@ def three_terms(z: np.ndarray, vectors: np.ndarray, beta: float) -> dict[str, An
     }
 
 
-def penalty(model: Any, guide: Any, x: Any) -> float:
+@whole
+def penalty(model: Any, guide: Any, x: Any) -> Any:
     with handlers.seed(rng_seed=0):
-        return float(Objective().terms(model, guide, jnp.asarray(x)).means().penalty)
+        return Objective().terms(model, guide, x).means().penalty
 
 
-def joint(model: Any, maps: np.ndarray, x: Any, label: Any = None) -> tuple[np.ndarray, np.ndarray]:
+@whole
+def joint(model: Any, maps: np.ndarray, x: Any, label: Any = None) -> Any:
     """((maps,), (maps, n)): log p of maps of codes (of a label), and of images given each."""
     given = {} if label is None else {"label": label}
     values = embed(maps, model.codebook.vectors)
@@ -115,10 +120,11 @@ def joint(model: Any, maps: np.ndarray, x: Any, label: Any = None) -> tuple[np.n
     prior = seen["z1"]["fn"].log_prob(values)
     law = model.likelihood(model.decoder(values))
     of_x = [law.log_prob(jnp.broadcast_to(one, (len(maps), *one.shape))) for one in jnp.asarray(x)]
-    return np.asarray(prior), np.asarray(jnp.stack(of_x, 1))
+    return prior, jnp.stack(of_x, 1)
 
 
-def joint_of_two(model: Any, maps: Any, x: Any) -> tuple[np.ndarray, np.ndarray]:
+@whole
+def joint_of_two(model: Any, maps: Any, x: Any) -> Any:
     """((maps,), (maps, n)): of both maps of codes, and of images given each."""
     values = {
         site: embed(indices, model.codebooks[int(site[1]) - 1].vectors)
@@ -130,7 +136,7 @@ def joint_of_two(model: Any, maps: Any, x: Any) -> tuple[np.ndarray, np.ndarray]
     prior = sum(seen[site]["fn"].log_prob(value) for site, value in values.items())
     law = seen["x"]["fn"]
     of_x = [law.log_prob(jnp.broadcast_to(one, (n, *one.shape))) for one in jnp.asarray(x)]
-    return np.asarray(prior), np.asarray(jnp.stack(of_x, 1))
+    return prior, jnp.stack(of_x, 1)
 
 
 def codebook(start_at: np.ndarray, **arguments: Any) -> Any:
@@ -169,8 +175,9 @@ def learn(book: Any, z: np.ndarray) -> np.ndarray:
     return np.asarray(_learn(book, jnp.asarray(z, jnp.float32), next(KEYS)))
 
 
-def bounded(model: Any, guide: Any, x: Any) -> np.ndarray:
-    return np.asarray(model.codebook.bound(guide.encode(jnp.asarray(x))))
+@whole
+def bounded(model: Any, guide: Any, x: Any) -> Any:
+    return model.codebook.bound(guide.encode(x))
 
 
 def prior(x_shape: Any, num_codes: int) -> tuple[Any, Any]:

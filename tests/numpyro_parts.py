@@ -20,6 +20,7 @@ import numpyro.distributions as dist
 from flax import nnx
 from numpyro import handlers
 from numpyro.distributions.kl import kl_divergence
+from numpyro_whole import whole
 
 from guides.numpyro.iaf import IAFGuide, InverseAutoregressive
 from guides.numpyro.residual_normal import ResidualNormal
@@ -59,9 +60,10 @@ def mixture(
 
 def likelihood(h: Any, x: Any, name: str, **options: Any) -> Any:
     """(n,) log p(x | h)."""
-    return np.asarray(Likelihood(name, **options)(jnp.asarray(h)).log_prob(jnp.asarray(x)))
+    return whole(lambda h, x: Likelihood(name, **options)(h).log_prob(x))(h, x)
 
 
+@whole
 def residual(
     prior: tuple[Any, Any], shift: Any, factor: Any, other: Any = None, draws: int = 0
 ) -> dict[str, Any]:
@@ -85,7 +87,7 @@ def residual(
     cool: Any = unwrapped(tempered(q.to_event(1), 0.5))
     found = {"kl": divergence(*leaves), "ratio": ratio, "expanded": wide}
     found["cool"] = cool.scale / q.scale
-    return _numpy({**found, **{f"slope_{i}": slope for i, slope in enumerate(slopes)}})
+    return {**found, **{f"slope_{i}": slope for i, slope in enumerate(slopes)}}
 
 
 def laplace() -> Any:
@@ -105,7 +107,7 @@ def made(size: int, num_context: int, seed: int, reverse: bool) -> Any:
     """A masked net in float64, as a function of arrays."""
     net = MADE(size, num_context, (16, 16), reverse=reverse, rngs=nnx.Rngs(seed))
     as_dtype(net, jnp.float64)
-    return lambda z, h: np.asarray(net(jnp.asarray(z), jnp.asarray(h)))
+    return whole(lambda z, h: net(z, h))
 
 
 @contextmanager
@@ -139,33 +141,32 @@ def flow(event_shape: tuple[int, ...], steps: int, seed: int) -> dict[str, Any]:
             for t, net in enumerate(nets)
         ]
 
-    zero = jnp.zeros((4, *event_shape))
-    base = dist.Normal(zero, 1.0).to_event(len(event_shape))
-    fn = dist.TransformedDistribution(base, transforms())
-    with calls() as seen:
-        y, known = fn.sample_with_intermediates(jax.random.key(1))
-        kept = fn.log_prob(y, known)
-    passes = len(seen)
-    anew = jax.jit(fn.log_prob)(y)
-    x = y
-    for step in reversed(transforms()):
-        x = step.inv(x)
-    dets = []
-    for i in range(4):
+    def through(flat: Any, i: int) -> Any:
+        value = flat.reshape(1, *event_shape)
+        for step in transforms(slice(i, i + 1)):
+            value = step(value)
+        return value.reshape(-1)
 
-        def through(flat: Any, i: int = i) -> Any:
-            value = flat.reshape(1, *event_shape)
-            for step in transforms(slice(i, i + 1)):
-                value = step(value)
-            return value.reshape(-1)
+    @whole
+    def everything() -> Any:
+        base = dist.Normal(jnp.zeros((4, *event_shape)), 1.0).to_event(len(event_shape))
+        fn = dist.TransformedDistribution(base, transforms())
+        with calls() as seen:
+            y, known = fn.sample_with_intermediates(jax.random.key(1))
+            kept = fn.log_prob(y, known)
+        x = y
+        for step in reversed(transforms()):
+            x = step.inv(x)
+        again = x
+        for step in transforms():
+            again = step(again)
+        jacobians = [jax.jacobian(through)(x[i].reshape(-1), i) for i in range(4)]
+        found = {"kept": kept, "anew": fn.log_prob(y), "draw": y, "again": again}
+        found["log_det"] = jnp.linalg.slogdet(jnp.stack(jacobians))[1]
+        return {**found, "base": base.log_prob(x), "passes": len(seen)}
 
-        jacobian = jax.jacobian(through)(x[i].reshape(-1))
-        dets.append(jnp.linalg.slogdet(jacobian)[1])
-    again = x
-    for step in transforms():
-        again = step(again)
-    found = {"kept": kept, "anew": anew, "draw": y, "again": again, "log_det": jnp.stack(dets)}
-    return _numpy({**found, "base": base.log_prob(x)}) | {"passes": passes}
+    found: dict[str, Any] = everything()
+    return found
 
 
 def flows_on(model: Any, **arguments: Any) -> Any:
@@ -178,19 +179,19 @@ def sharpness(model: Any, guide: Any) -> dict[str, float]:
     return singular_values(model, guide, "conv")
 
 
-def loss_at(model: Any, guide: Any, x: Any, weight: float, **settings: Any) -> float:
+@whole
+def loss_at(model: Any, guide: Any, x: Any, weight: float, **settings: Any) -> Any:
     """The objective's loss under a weight of the divergences, of 1 in full."""
     objective = Objective(ObjectiveSettings(**settings))
     with handlers.seed(rng_seed=0):
-        return float(
-            objective.loss_and_means(model, guide, jnp.asarray(x), kl_weight=jnp.array(weight))[0]
-        )
+        return objective.loss_and_means(model, guide, x, kl_weight=jnp.array(weight))[0]
 
 
+@whole
 def iterated(w: Any, u: Any, v: Any, iterations: int) -> tuple[Any, Any]:
     """Vectors after power iterations."""
-    u, v = power_iterations(*(jnp.asarray(a) for a in (w, u, v)), iterations)
-    return np.asarray(u), np.asarray(v)
+    u, v = power_iterations(w, u, v, iterations)
+    return u, v
 
 
 def penalty(

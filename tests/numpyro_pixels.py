@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["build", "cached", "jacobian", "log_prob", "naive", "outputs", "transformer"]
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,8 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import random
+from numpyro_whole import whole
 
 from ppl_vae.numpyro import Autoregressive, Likelihood, load_state, state
+from ppl_vae.numpyro.build import as_dtype
 from ppl_vae.numpyro.nets import PixelCNNNet, TransformerNet
 
 
@@ -20,7 +23,7 @@ from ppl_vae.numpyro.nets import PixelCNNNet, TransformerNet
 def build(weights: Any, *args: Any, **kwargs: Any) -> Any:
     """A float64 net; `weights` makes arrays from those that it starts with."""
     net = PixelCNNNet(*args, **kwargs, rngs=nnx.Rngs(0))
-    nnx.update(net, jax.tree.map(lambda leaf: leaf.astype(float), nnx.state(net)))
+    as_dtype(net, jnp.float64)
     load_state(net, None, weights(state(net, None)))
     return net
 
@@ -29,37 +32,38 @@ def build(weights: Any, *args: Any, **kwargs: Any) -> Any:
 def transformer(weights: Any, *args: Any, **kwargs: Any) -> Any:
     """The same of a transformer."""
     net = TransformerNet(*args, **kwargs, rngs=nnx.Rngs(0))
-    nnx.update(net, jax.tree.map(lambda leaf: leaf.astype(float), nnx.state(net)))
+    as_dtype(net, jnp.float64)
     load_state(net, None, weights(state(net, None)))
     return net
 
 
 @jax.enable_x64(True)
-def outputs(net: Any, x: np.ndarray, features: np.ndarray | None = None) -> np.ndarray:
-    return np.asarray(net(jnp.asarray(x), None if features is None else jnp.asarray(features)))
+@whole
+def outputs(net: Any, x: np.ndarray, features: np.ndarray | None = None) -> Any:
+    return net(x, features)
 
 
 @jax.enable_x64(True)
-def jacobian(net: Any, x: np.ndarray) -> np.ndarray:
+@whole
+def jacobian(net: Any, x: np.ndarray) -> Any:
     """(outputs, pixels of the input) of one image, channels summed in absolute value."""
     _, h, w = x.shape
-    found = jax.jacobian(lambda image: net(image[None])[0])(jnp.asarray(x))
-    return np.asarray(abs(found).sum((0, 3)).reshape(h * w, h * w))
+    found = jax.jacobian(lambda image: net(image[None])[0])(x)
+    return abs(found).sum((0, 3)).reshape(h * w, h * w)
 
 
 @jax.enable_x64(True)
-def log_prob(net: Any, x: np.ndarray, features: np.ndarray | None = None) -> np.ndarray:
-    given = None if features is None else jnp.asarray(features)
+@whole
+def log_prob(net: Any, x: np.ndarray, features: np.ndarray | None = None) -> Any:
     batch = () if features is None else (len(features),)
-    law = Autoregressive(net, Likelihood("bernoulli"), batch, given)
-    return np.asarray(law.log_prob(jnp.asarray(x)))
+    return Autoregressive(net, Likelihood("bernoulli"), batch, features).log_prob(x)
 
 
 @jax.enable_x64(True)
-def cached(net: Any, n: int, features: np.ndarray | None, seed: int) -> np.ndarray:
-    given = None if features is None else jnp.asarray(features)
-    law = Autoregressive(net, Likelihood("bernoulli"), (n,), given)
-    return np.asarray(law.sample(random.key(seed))).astype(float)
+@whole
+def cached(net: Any, n: int, features: np.ndarray | None, seed: int) -> Any:
+    law = Autoregressive(net, Likelihood("bernoulli"), (n,), features)
+    return law.sample(random.key(seed)).astype(float)
 
 
 @jax.enable_x64(True)
@@ -68,10 +72,10 @@ def naive(net: Any, n: int, features: np.ndarray | None, seed: int) -> np.ndarra
     _, height, width = net.x_shape
     given = None if features is None else jnp.asarray(features)
     run = nnx.jit(lambda net, x: net(x, given))
-    x = jnp.zeros((n, *net.x_shape), float)
-    for i, row_key in enumerate(random.split(random.key(seed), height)):
-        for j, key in enumerate(random.split(row_key, width)):
-            logits = run(net, x)[:, :, i : i + 1, j : j + 1]
-            drawn = Likelihood("bernoulli")(logits).sample(key)
-            x = x.at[:, :, i : i + 1, j : j + 1].set(drawn)
-    return np.asarray(x)
+    keys = jax.vmap(partial(random.split, num=width))(random.split(random.key(seed), height))
+    draw = jax.jit(lambda logits, key: Likelihood("bernoulli")(logits).sample(key))
+    x = np.zeros((n, *net.x_shape))
+    for i, j in np.ndindex(height, width):
+        logits = np.asarray(run(net, x))[:, :, i : i + 1, j : j + 1]
+        x[:, :, i : i + 1, j : j + 1] = draw(logits, keys[i, j])
+    return x

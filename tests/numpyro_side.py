@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = [
     "activation", "asked_target", "automatic", "batches", "blind", "build", "chain", "copying",
-    "densities", "discretized_logistic",
+    "asked", "densities", "discretized_logistic",
     "double", "gradients", "guide_of", "independent", "is_guide",
     "is_training", "loss", "loss_of", "mutated", "posterior_of_one_step", "precision",
     "predictive", "prior_guide", "program", "renyi", "set_training", "shapes", "shared",
@@ -14,7 +14,9 @@ __all__ = [
 import importlib
 import math
 from contextlib import nullcontext
+from functools import lru_cache
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -101,13 +103,28 @@ def densities(
     model: Any, guide: Any, x: Any, seed: int = 0, latents: dict[str, Any] | None = None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """({"log p(x)", "log q(z1)", "kl(z1)", …: (n,)}, latents), at the `latents` given or a draw."""
+    values = {name: jnp.asarray(value) for name, value in (latents or {}).items()}
+    run = jax.jit(_densities(model, guide, seed, is_training(model, guide)))
+    found, drawn = run(_weights(model, guide), jnp.asarray(x), values)
+    return _numpy(found), _numpy(drawn)
+
+
+def asked(model: Any, guide: Any, x: Any) -> tuple[set[str], dict[str, tuple[int, ...]]]:
+    """(names of what `densities` finds, shapes of the latents); traced alone, not compiled."""
+    run = _densities(model, guide, 0, is_training(model, guide))
+    found, drawn = jax.eval_shape(run, _weights(model, guide), jnp.asarray(x), {})
+    return set(found), shapes(drawn)
+
+
+@lru_cache(maxsize=2)
+def _densities(model: Any, guide: Any, seed: int, training: bool) -> Any:
+    """What `densities` compiles. Other weights are the same program: they are arguments."""
     objective = Objective()
 
-    @jax.jit
     def run(weights: Any, x: Any, values: Any) -> Any:
         held = handlers.substitute(data={**fresh(weights), **values})
         with held, handlers.seed(rng_seed=seed):
-            model_trace, guide_trace = traces(model, guide, x)
+            model_trace, guide_trace = both = traces(model, guide, x)
         found, drawn = {}, {}
         for name, site in model_trace.items():
             if site["type"] != "sample":
@@ -116,28 +133,36 @@ def densities(
             if not site["is_observed"]:
                 drawn[name] = site["value"]
                 found[f"log q({name})"] = guide_trace[name]["fn"].log_prob(site["value"])
-        for title, analytic in {"kl": True, "sampled kl": False}.items():
-            held = handlers.substitute(data={**fresh(weights), **values})
-            with held, handlers.seed(rng_seed=seed):
+        with mock.patch("ppl_vae.numpyro.objective.traces", return_value=both):  # one pass for all
+            for title, analytic in {"kl": True, "sampled kl": False}.items():
                 answer = objective.terms(model, guide, x, analytic=analytic)
-            found |= {f"log p({name} | z)": value for name, value in answer.log_likelihood.items()}
-            found |= {f"{title}({name})": value for name, value in answer.kl.items()}
+                found |= {f"{title}({name})": value for name, value in answer.kl.items()}
+        found |= {f"log p({name} | z)": value for name, value in answer.log_likelihood.items()}
         return found, drawn
 
+    return run
+
+
+def _weights(model: Any, guide: Any) -> Any:
+    """Values of the sites that modules bind."""
     recorder = SiteRecorder()
     recorder.modules = {k: m for k, m in _named(model, guide) if isinstance(m, nnx.Module)}
-    values = {name: jnp.asarray(value) for name, value in (latents or {}).items()}
-    # Weights as arguments: other weights are the same program, compiled already.
-    found, drawn = run(recorder.module_values(), jnp.asarray(x), values)
-    return _numpy(found), _numpy(drawn)
+    return recorder.module_values()
 
 
 def mutated(model: Any, guide: Any, x: Any) -> dict[str, Any]:
     """Weights after one pass of the objective, in whatever mode the modules are."""
-    recorder, state_of = SiteRecorder(), StateRecorder()
-    with recorder, state_of, jax.disable_jit():
-        loss(model, guide, x)
-    write_back(recorder.modules, {**recorder.module_values(), **state_of.values})
+    recorder, objective = SiteRecorder(), Objective()
+
+    @jax.jit
+    def run(x: Any) -> Any:
+        state_of = StateRecorder()
+        with recorder, state_of, handlers.seed(rng_seed=0):
+            objective.loss_and_means(model, guide, x)
+        return state_of.values
+
+    values = run(jnp.asarray(x))
+    write_back(recorder.modules, {**recorder.module_values(), **values})
     return state(model, guide)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = [
     "activation", "asked_target", "automatic", "batches", "blind", "build", "chain", "copying",
-    "densities", "discretized_logistic",
+    "asked", "densities", "discretized_logistic",
     "double", "gradients", "guide_of", "independent", "is_guide",
     "is_training", "loss", "loss_of", "mutated", "posterior_of_one_step", "precision",
     "predictive", "prior_guide", "program", "renyi", "set_training", "shapes", "shared",
@@ -116,6 +116,12 @@ def densities(
     extra |= {f"kl({name})": value for name, value in kl.items()}
     extra |= {f"sampled kl({name})": value for name, value in sampled.items()}
     return {**_numpy(found), **extra}, _numpy(drawn)
+
+
+def asked(model: Any, guide: Any, x: Any) -> tuple[set[str], dict[str, tuple[int, ...]]]:
+    """(names of what `densities` finds, shapes of the latents)."""
+    found, drawn = densities(model, guide, x)
+    return set(found), shapes(drawn)
 
 
 def mutated(model: Any, guide: Any, x: Any) -> dict[str, Any]:

@@ -56,6 +56,8 @@ def check(pairs: dict[str, Any], x: Any, precision: str, training: bool) -> None
     assert expected.keys() == found.keys()
     named = [f"{density}({site})" for site in latents for density in ("log p", "log q", "kl")]
     assert {"log p(x)", "log p(x | z)", *named} <= found.keys()
+    for values in (expected, found):
+        np.testing.assert_array_equal(values["log p(x)"], values["log p(x | z)"])
     for name, value in expected.items():
         where = f"{name}, {precision}, {training=}"
         assert found[name].dtype == value.dtype == x.dtype, where

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from ppl_vae.numpyro.guide import set_mode
@@ -38,7 +39,9 @@ def build(recipe: Recipe, x_shape: Sequence[int]) -> tuple[Any, Any]:
 def as_dtype(module: nnx.Module, dtype: Any) -> None:
     """Cast a module's floating-point variables in place."""
     state = nnx.state(module)
+    # On the host: XLA would compile a program for each shape.
     cast = jax.tree.map(
-        lambda v: v.astype(dtype) if jnp.issubdtype(v.dtype, jnp.floating) else v, state
+        lambda v: jnp.asarray(np.asarray(v), dtype) if jnp.issubdtype(v.dtype, jnp.floating) else v,
+        state,
     )
     nnx.update(module, cast)

@@ -10,17 +10,12 @@ from __future__ import annotations
 
 __all__ = ["Bottleneck", "pixel_conv"]
 
-import math
-from functools import partial
-from typing import Any
-
 import jax
-import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax import Array
 
 from ppl_vae.numpyro.nets.convolution import conv_general_dilated
+from ppl_vae.numpyro.nets.initial import uniform, zeros
 
 
 class Bottleneck(nnx.Module):
@@ -83,8 +78,8 @@ def conv(
         num_outputs,
         (size, size),
         padding=size // 2,
-        kernel_init=partial(_uniform, bound=gain / math.sqrt(num_inputs * size**2)),
-        bias_init=partial(_uniform, bound=0.0),
+        kernel_init=uniform(num_inputs * size**2, gain),
+        bias_init=zeros,
         conv_general_dilated=conv_general_dilated,
         rngs=rngs,
     )
@@ -93,9 +88,3 @@ def conv(
 def pixel_conv(num_inputs: int, num_outputs: int, gain: float = 1.0, *, rngs: nnx.Rngs) -> nnx.Conv:
     """A linear map of each pixel's channels."""
     return conv(num_inputs, num_outputs, 1, gain, rngs=rngs)
-
-
-def _uniform(key: Array, shape: Any, dtype: Any = jnp.float32, *_: Any, bound: float) -> Array:
-    """U(±bound), drawn on the host: XLA would compile a program of its own for each shape."""
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
-    return jnp.asarray(rng.uniform(-bound, bound, shape), dtype)

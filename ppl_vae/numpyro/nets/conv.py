@@ -16,6 +16,7 @@ from flax import nnx
 from jax import Array
 
 from ppl_vae.numpyro.nets.convolution import conv_general_dilated
+from ppl_vae.numpyro.nets.initial import glorot_uniform, zeros
 from ppl_vae.numpyro.nets.mlp import ACTIVATIONS, batch_norm_layer, linear
 
 
@@ -30,7 +31,8 @@ def conv(
         strides=stride,
         padding=1,
         use_bias=bias,
-        kernel_init=nnx.initializers.glorot_uniform(),
+        kernel_init=glorot_uniform(),
+        bias_init=zeros,
         conv_general_dilated=conv_general_dilated,
         rngs=rngs,
     )

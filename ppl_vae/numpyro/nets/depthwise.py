@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ["DepthwiseConv", "depthwise", "uniform"]
-
-import math
-from typing import Any
+__all__ = ["DepthwiseConv", "depthwise"]
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import Array, lax, random
+from jax import Array, lax
 
-DRAWN = 4096  # numbers that an initialiser draws at least
+from ppl_vae.numpyro.nets.initial import uniform
 
 
 class DepthwiseConv(nnx.Module):
@@ -95,20 +92,3 @@ _shifted_sum.defvjp(_shifted_sum_forward, _shifted_sum_backward)
 
 def _padded(x: Array, size: int) -> Array:
     return jnp.pad(x, ((0, 0), (size // 2, size // 2), (size // 2, size // 2), (0, 0)))
-
-
-def uniform(fan_in: int) -> Any:
-    """Initialiser: uniform within ±1/√fan-in, as torch's layers have it for weights and biases."""
-    bound = 1 / math.sqrt(fan_in)
-
-    def init(key: Any, shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None) -> Array:
-        # JAX's generator numbers its draws, so the first of more are the same. XLA compiles a
-        # generator for each size, a third of a second of it: here there are few sizes.
-        size = math.prod(shape)
-        some = DRAWN
-        while some < size:
-            some *= 4
-        drawn = random.uniform(key, (some,), dtype, -bound, bound)
-        return drawn[:size].reshape(shape)
-
-    return init

@@ -12,6 +12,7 @@ from flax import nnx
 from jax import Array
 
 from ppl_vae import made
+from ppl_vae.numpyro.nets.initial import glorot_uniform, zeros
 from ppl_vae.numpyro.nets.mlp import ACTIVATIONS
 
 
@@ -19,9 +20,9 @@ class MaskedLinear(nnx.Module):
     """Linear layer of units with degrees (see `ppl_vae.made`); weights as of `mlp.linear`."""
 
     def __init__(self, below: Sequence[int], above: Sequence[int], *, rngs: nnx.Rngs) -> None:
-        init = nnx.initializers.glorot_uniform()
+        init = glorot_uniform()
         self.weight = nnx.Param(init(rngs.params(), (len(above), len(below))))
-        self.bias = nnx.Param(jnp.zeros(len(above)))
+        self.bias = nnx.Param(zeros(None, (len(above),)))
         self.degrees = nnx.static((tuple(below), tuple(above)))
 
     def effective_weight(self) -> Array:

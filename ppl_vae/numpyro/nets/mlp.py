@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from ppl_vae.numpyro.nets.initial import glorot_uniform, zeros
+
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "leaky_relu": jax.nn.leaky_relu,
     "relu": jax.nn.relu,
@@ -26,8 +28,14 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 def linear(num_inputs: int, num_outputs: int, bias: bool = True, *, rngs: nnx.Rngs) -> nnx.Linear:
     """Linear layer with uniform weights (Glorot & Bengio 2010) and zero bias, in both PPLs."""
-    init = nnx.initializers.glorot_uniform()
-    return nnx.Linear(num_inputs, num_outputs, use_bias=bias, kernel_init=init, rngs=rngs)
+    return nnx.Linear(
+        num_inputs,
+        num_outputs,
+        use_bias=bias,
+        kernel_init=glorot_uniform(),
+        bias_init=zeros,
+        rngs=rngs,
+    )
 
 
 def batch_norm_layer(width: int, *, rngs: nnx.Rngs) -> nnx.BatchNorm:

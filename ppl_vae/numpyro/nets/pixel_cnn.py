@@ -25,19 +25,20 @@ from jax import Array, lax, random
 
 from ppl_vae.errors import UsageError
 from ppl_vae.numpyro.nets.convolution import conv_general_dilated
+from ppl_vae.numpyro.nets.initial import glorot_uniform, zeros
 
 
 def conv(
     num_inputs: int, num_outputs: int, kernel: tuple[int, int] = (1, 1), *, rngs: nnx.Rngs
 ) -> nnx.Conv:
     """Convolution without padding, with uniform Glorot weights and zero bias."""
-    init = nnx.initializers.glorot_uniform()
     return nnx.Conv(
         num_inputs,
         num_outputs,
         kernel,
         padding="VALID",
-        kernel_init=init,
+        kernel_init=glorot_uniform(),
+        bias_init=zeros,
         conv_general_dilated=conv_general_dilated,
         rngs=rngs,
     )

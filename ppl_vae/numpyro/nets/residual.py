@@ -25,7 +25,8 @@ from jax import Array, lax
 
 from ppl_vae.numpyro.nets.conv import upsampled
 from ppl_vae.numpyro.nets.convolution import conv_general_dilated
-from ppl_vae.numpyro.nets.depthwise import DepthwiseConv, uniform
+from ppl_vae.numpyro.nets.depthwise import DepthwiseConv
+from ppl_vae.numpyro.nets.initial import uniform
 from ppl_vae.numpyro.nets.weight_norm import WeightNormConv
 
 RESIDUAL = 0.1  # weight of a cell's own part

@@ -15,7 +15,8 @@ from jax import Array
 
 from ppl_vae.masks import Mask
 from ppl_vae.numpyro.nets.convolution import conv
-from ppl_vae.numpyro.nets.depthwise import depthwise, uniform
+from ppl_vae.numpyro.nets.depthwise import depthwise
+from ppl_vae.numpyro.nets.initial import uniform
 
 
 class WeightNormConv(nnx.Module):
