@@ -27,6 +27,7 @@ import numpyro.infer
 import numpyro.infer.autoguide
 from flax import nnx
 from numpyro import handlers
+from numpyro_whole import whole
 
 from ppl_vae.numpyro import DiscretizedLogistic, Guide, Objective, state
 from ppl_vae.numpyro.asking import batch_norms
@@ -191,11 +192,11 @@ def loss_of(
     return float(found), {site: float(slope) for site, slope in slopes.items()}
 
 
+@whole
 def discretized_logistic(
     loc: Any, scale: Any, x: Any, num_levels: int = 256, draws: int = 0
 ) -> dict[str, Any]:
     """log_prob of `x` and its slopes, the mean, and draws, numpy."""
-    loc, scale, x = (jnp.asarray(a) for a in (loc, scale, x))
 
     def log_prob(loc: Any, scale: Any) -> Any:
         return DiscretizedLogistic(loc, scale, num_levels).log_prob(x)
@@ -204,7 +205,7 @@ def discretized_logistic(
     fn = DiscretizedLogistic(loc, scale, num_levels)
     found = {"log_prob": log_prob(loc, scale), "mean": fn.mean}
     found |= {"slope_loc": slopes[0], "slope_scale": slopes[1]}
-    return _numpy({**found, "draws": fn.sample(jax.random.key(0), (draws,))})
+    return {**found, "draws": fn.sample(jax.random.key(0), (draws,))}
 
 
 def gradients(model: Any, guide: Any, x: Any, seed: int = 0, **settings: Any) -> dict[str, Any]:

@@ -6,8 +6,6 @@ import importlib
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import train_tiny
+from processes import started
 from zoo import X_SHAPE, Case
 
 from ppl_vae import loop, runs
@@ -24,20 +23,15 @@ from ppl_vae.recipes import Recipe
 from ppl_vae.runs import Checkpoint, Run
 from ppl_vae.settings import ObjectiveSettings, TrainingSettings
 
-HERE = Path(__file__).parent
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"}
-
 
 def room(ppl: str) -> Any:
     return importlib.import_module(f"ppl_vae.{ppl}")
 
 
-def command(ppl: str, path: Path, epochs: int, *seconds: str) -> list[str]:
-    return [sys.executable, str(HERE / "train_tiny.py"), ppl, str(path), str(epochs), *seconds]
-
-
 def in_a_process(ppl: str, path: Path, epochs: int) -> None:
-    subprocess.run(command(ppl, path, epochs), check=True, env=ENVIRONMENT, cwd=HERE)
+    process = started(train_tiny.main, ppl, path, epochs)
+    process.join()
+    assert process.exitcode == 0
 
 
 def everything(run: Run) -> dict[str, np.ndarray]:
@@ -93,12 +87,13 @@ def test_killed_run_ends_where_the_uninterrupted_one_does(
     path, kills = tmp_path / "run", 0
     for _ in range(2):
         before = Run(path).last
-        process = subprocess.Popen(command(ppl, path, 10, "0"), env=ENVIRONMENT, cwd=HERE)
-        while process.poll() is None and Run(path).last == before:
+        process = started(train_tiny.main, ppl, path, 10)
+        while process.is_alive() and Run(path).last == before:
             time.sleep(0.002)
         time.sleep(moments.uniform(0.0, 0.05))
-        process.send_signal(signal.SIGKILL)
-        kills += process.wait() == -signal.SIGKILL
+        process.kill()
+        process.join()
+        kills += process.exitcode == -signal.SIGKILL
     assert kills >= 1
     in_a_process(ppl, path, 10)
     assert_same(Run.open(path), uninterrupted(ppl))

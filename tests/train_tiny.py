@@ -1,12 +1,9 @@
-"""Trains a tiny ladder in a process of its own: `python train_tiny.py PPL RUN EPOCHS [SECONDS]`.
-
-Goes on with what stands in RUN. SECONDS between checkpoints, 0 for one after each epoch.
-"""
+"""Trains a tiny ladder, for tests that have processes of their own do so."""
 
 from __future__ import annotations
 
 import importlib
-import sys
+from pathlib import Path
 
 from ppl_vae import data
 from ppl_vae.recipes import Recipe
@@ -25,7 +22,8 @@ RECIPE = {
 }
 
 
-def main(ppl: str, path: str, epochs: int, seconds: float = 0.0) -> None:
+def main(ppl: str, path: Path, epochs: int) -> None:
+    """Go on with what stands in the folder `path`; a checkpoint after each epoch."""
     room = importlib.import_module(f"ppl_vae.{ppl}")
     digits = data.load("digits", binarization="dynamic")
     train, valid = digits.train[:400], digits.train.fixed(1)[400:500]
@@ -48,9 +46,5 @@ def main(ppl: str, path: str, epochs: int, seconds: float = 0.0) -> None:
         decay_epochs=10,
         clip_norm=5.0,
         ema=0.9,
-        checkpoint_seconds=seconds,
+        checkpoint_seconds=0.0,
     )
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), *map(float, sys.argv[4:]))

@@ -213,7 +213,7 @@ class NumPyroTrainer:
             seed = self.settings.seed
             self.penalty = Penalty(self.model, self.guide, objective, self.full_weight, seed)
             vectors = self.penalty.vectors
-        optimizer = self.optimizer.init(params)
+        optimizer = jax.jit(self.optimizer.init)(params)
         self.now = self._placed(State(params, mutable, optimizer, averaged, vectors))
 
     def _placed(self, now: State) -> State:
