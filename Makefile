@@ -10,7 +10,7 @@ PIP_ARGS ?=
 DEMO := runs/demo
 BIN := $(VENV)/bin
 
-.PHONY: demo test clean
+.PHONY: demo test checked tested clean
 
 demo: $(VENV)/.installed
 	@if [ -e $(DEMO) ]; then echo "$(DEMO) of an earlier demo is removed and trained anew"; rm -rf $(DEMO); fi
@@ -18,11 +18,16 @@ demo: $(VENV)/.installed
 	$(BIN)/ppl-vae evaluate $(DEMO)
 
 test: $(VENV)/.installed-dev
+	$(MAKE) --jobs=2 --keep-going checked tested
+
+checked:
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -n 2 --dist loadfile -q
+
+tested:
+	$(BIN)/pytest -n 2 --dist worksteal -q
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
@@ -33,9 +38,9 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e .
+	$(BIN)/python -m pip install --quiet --no-compile $(PIP_ARGS) -c constraints.txt -e .
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile $(PIP_ARGS) -c constraints.txt -e '.[dev]'
 	@touch $@ $(VENV)/.installed

@@ -429,7 +429,7 @@ def test_second_stage(ppl: str, tmp_path: Path, capsys: pytest.CaptureFixture[st
     sets = [part for one in small for part in ("--set", one)]
     assert cli.main(["train", "vqvae-digits", "--ppl", ppl, "--out", first, *sets]) == 0
     chosen = ["layers=1", "channels=4", "training.epochs=10", "training.learning_rate=0.01"]
-    labelled = ppl == "numpyro"  # one with priors for labels, one without
+    labelled = ppl == "pyro"  # one with priors for labels, one without
     chosen += ["labels=true", "net=transformer"] if labelled else []
     sizes = [part for one in chosen for part in ("--set", one)]
     assert cli.main(["prior", first, "--out", second, *sizes]) == 0
