@@ -141,6 +141,14 @@ def _study(verbs: Any) -> None:
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
         help="change every member's recipe, or a check, such as training.epochs=50",
     )  # fmt: skip
+    study.add_argument(
+        "--share", type=float, default=1.0, metavar="F",
+        help="of every member's epochs, and of its warm-up and decay: 0.01 is a hundredth",
+    )  # fmt: skip
+    study.add_argument(
+        "--minutes", type=float, metavar="M",
+        help="stop training after so many; the same command goes on",
+    )  # fmt: skip
 
 
 def _evaluate(verbs: Any) -> None:

@@ -91,7 +91,14 @@ def study(args: Namespace) -> None:
     command = shlex.join(["ppl-vae", *sys.argv[1:]])
     print(
         studying.run(
-            studies.read(args.study), out, args.ppl, args.overrides, list(map(int, seeds)), command
+            studies.read(args.study),
+            out,
+            args.ppl,
+            args.overrides,
+            list(map(int, seeds)),
+            command,
+            args.share,
+            args.minutes,
         )
     )
     print(f"\nfigures and numbers: {out}")

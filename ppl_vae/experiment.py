@@ -7,6 +7,7 @@ __all__ = ["begin", "data_of", "go_on", "load_data"]
 import os
 import shlex
 import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,8 +28,17 @@ if TYPE_CHECKING:
 SHOWN = 20  # images of a figure
 
 
-def begin(recipe: Recipe, ppl: str, folder: str | os.PathLike[str], command: str = "") -> Run:
-    """Train a new run.
+Callbacks = Sequence[Callable[[Any], Any]]
+
+
+def begin(
+    recipe: Recipe,
+    ppl: str,
+    folder: str | os.PathLike[str],
+    command: str = "",
+    callbacks: Callbacks = (),
+) -> Run:
+    """Train a new run; `callbacks` as those of `fit`.
 
     Its folder is made once recipe, data and programs have been checked, and is freed again where
     training fails before the first checkpoint, so that the mended command can be given as it is.
@@ -44,7 +54,7 @@ def begin(recipe: Recipe, ppl: str, folder: str | os.PathLike[str], command: str
     pair = recipes.build(recipe, ppl, data.x_shape)
     run = Run.create(folder, recipe.to_dict(), ppl, command, x_shape=[*data.x_shape])
     try:
-        _fit(run, recipe, data, pair, resume=False)
+        _fit(run, recipe, data, pair, callbacks, resume=False)
     except (UsageError, TrainingError):
         if run.last is None:
             _discard(run)
@@ -52,12 +62,13 @@ def begin(recipe: Recipe, ppl: str, folder: str | os.PathLike[str], command: str
     return run
 
 
-def go_on(run: Run, recipe: Recipe | None = None) -> Run:
+def go_on(run: Run, recipe: Recipe | None = None, callbacks: Callbacks = ()) -> Run:
     """Train a run further, from its last whole checkpoint.
 
     Args:
         run: opened.
         recipe: the run's own, but perhaps for the number of epochs; None takes the run's.
+        callbacks: as those of `fit`.
 
     Raises:
         UsageError: anything but `training.epochs` has changed, or the data.
@@ -74,7 +85,7 @@ def go_on(run: Run, recipe: Recipe | None = None) -> Run:
     data = data_of(run, recipe)
     pair = recipes.build(recipe, run.ppl, data.x_shape)
     run.write_recipe(recipe.to_dict())
-    _fit(run, recipe, data, pair, resume=True)
+    _fit(run, recipe, data, pair, callbacks, resume=True)
     return run
 
 
@@ -96,8 +107,18 @@ def data_of(run: Run, recipe: Recipe) -> Dataset:
     return found
 
 
-def _fit(run: Run, recipe: Recipe, data: Dataset, pair: tuple[Any, Any], *, resume: bool) -> None:
-    settings = {"objective": recipe.objective, "run": run, "resume": resume}
+def _fit(
+    run: Run,
+    recipe: Recipe,
+    data: Dataset,
+    pair: tuple[Any, Any],
+    callbacks: Callbacks,
+    *,
+    resume: bool,
+) -> None:
+    settings = {
+        "objective": recipe.objective, "run": run, "resume": resume, "callbacks": callbacks,
+    }  # fmt: skip
     try:
         fitted = room(run.ppl).fit(
             *pair, data.train, valid=data.valid, **settings, **asdict(recipe.training)

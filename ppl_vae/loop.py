@@ -14,7 +14,7 @@ the perplexity of the counts.
 
 from __future__ import annotations
 
-__all__ = ["EpochLog", "Fit", "Trainer", "code_use", "train"]
+__all__ = ["EpochLog", "Fit", "Stop", "Trainer", "code_use", "train"]
 
 import math
 import sys
@@ -94,6 +94,10 @@ class Fit:
     best_epoch: int | None = None
 
 
+class Stop(Exception):
+    """Raised by a callback: training ends here, with a checkpoint of this epoch."""
+
+
 @dataclass
 class Progress:
     """What a run knows about itself between epochs; goes into every checkpoint."""
@@ -129,8 +133,13 @@ def train(
             if progress.best_epoch == progress.epoch:
                 best = trainer.weights()
             _tell(board, row, trainer.sites)
-            for callback in callbacks:
-                callback(history_of(rows, trainer.sites))
+            try:
+                for callback in callbacks:
+                    callback(history_of(rows, trainer.sites))
+            except Stop:
+                if run is not None:
+                    _save(run, trainer, progress, rows, best)
+                raise
             if run is not None:
                 _keep_samples(run, trainer, progress.epoch)
                 if time.monotonic() - saved_at >= settings.checkpoint_seconds:

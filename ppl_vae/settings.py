@@ -30,6 +30,8 @@ class ObjectiveSettings:
         free_bits: λ, nats per site; the batch mean of a site's divergence counts at least this
             much (Kingma et al. 2016, section 5.2 / appendix C.8).
         num_samples: k of the importance-weighted objective (Burda et al. 2016); 1 is the ELBO.
+        weighted: False takes the ELBO of k draws an image in its place, their plain mean ("VAE, k"
+            of the same paper).
         analytic: closed-form divergences where they are registered and right; False takes
             log q - log p of the one draw everywhere.
         warmup_floor: w(t) is never below this (Vahdat & Kautz 2020 take 1e-4).
@@ -49,6 +51,7 @@ class ObjectiveSettings:
     delay_epochs: float = 0.0
     free_bits: float = 0.0
     num_samples: int = 1
+    weighted: bool = True
     analytic: bool = True
     warmup_floor: float = 0.0
     balance: bool = False
@@ -77,11 +80,17 @@ class ObjectiveSettings:
                 f"objective.spectral_layers: unknown {self.spectral_layers!r}: {known}"
             )
         for name, off in (("free_bits", 0), ("balance", False)):
-            if self.num_samples > 1 and getattr(self, name):
+            if self.importance_weighted and getattr(self, name):
                 raise UsageError(
                     f"objective.{name}: expected {off} with num_samples > 1, because the "
-                    "importance-weighted bound has no divergence per site: set one of them back"
+                    "importance-weighted bound has no divergence per site: set one of them back, "
+                    "or objective.weighted to false"
                 )
+
+    @property
+    def importance_weighted(self) -> bool:
+        """Whether the bound is L_k for a k above 1."""
+        return self.weighted and self.num_samples > 1
 
     def full_weight(self, num_data_dims: int, num_latent_dims: int) -> float:
         """β once warm-up is over, for N data and M latent dimensions."""

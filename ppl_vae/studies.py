@@ -9,6 +9,8 @@ checks                      of the evaluation, beside the likelihood
 check_settings              {check.key: value}
 columns                     {title: dotted place in evaluation.json} of the table; of a list
                             of places the cell is a range, "a … b"; numbers by site are summed
+published                   {title: {member: number}} of another's work, which `source` names, a
+                            column each; empty for members that have none there
 along                       {what the members differ in: {member: its number}}, the horizontal axis
                             of a figure of the columns (along.png); left out: no such figure
 """
@@ -48,12 +50,14 @@ class Member:
         seed: training.seed.
         recipe: checked, all changes in place.
         folder: of the run, below the study's.
+        full_epochs: of the whole protocol, of which the recipe may have a share.
     """
 
     name: str
     seed: int
     recipe: Recipe
     folder: str
+    full_epochs: int
 
 
 @dataclass(frozen=True)
@@ -68,25 +72,34 @@ class Study:
     checks: list[str] = field(default_factory=list)
     check_settings: dict[str, Any] = field(default_factory=dict)
     columns: dict[str, str | list[str]] = field(default_factory=lambda: dict(COLUMNS))
+    published: dict[str, dict[str, float]] = field(default_factory=dict)
     along: dict[str, dict[str, float]] = field(default_factory=dict)
     description: str = ""
     source: str = "own"
 
     def __post_init__(self) -> None:
-        for title, places in self.along.items():
+        for title, places in (*self.along.items(), *self.published.items()):
             strangers = [name for name in places if name not in self.members]
+            kind = "along" if title in self.along else "published"
             if strangers or len(self.along) > 1:
                 raise UsageError(
-                    f"along.{title}: expected one axis, of numbers for members "
-                    f"({', '.join(self.members)}), came {', '.join(strangers) or 'several axes'}"
+                    f"{kind}.{title}: expected {'one axis, of ' * (kind == 'along')}numbers for "
+                    f"members ({', '.join(self.members)}), came "
+                    f"{', '.join(strangers) or 'several axes'}"
                 )
 
-    def runs(self, changes: Iterable[str | Change] = (), seeds: Iterable[int] = ()) -> list[Member]:
+    def runs(
+        self,
+        changes: Iterable[str | Change] = (),
+        seeds: Iterable[int] = (),
+        share: float = 1.0,
+    ) -> list[Member]:
         """Every member under every seed, its recipe checked.
 
         Args:
             changes: of every member, over the study's own.
             seeds: in the place of the study's.
+            share: of each member's epochs, and of all that its recipe counts in epochs.
 
         Raises:
             UsageError: whatever is wrong, with the member's name.
@@ -95,10 +108,14 @@ class Study:
         return [
             run
             for name, about in self.members.items()
-            for run in self._member(str(name), about, last, list(seeds) or self.seeds or [None])
+            for run in self._member(
+                str(name), about, last, list(seeds) or self.seeds or [None], share
+            )
         ]
 
-    def _member(self, name: str, about: Any, last: list[Change], seeds: list[Any]) -> list[Member]:
+    def _member(
+        self, name: str, about: Any, last: list[Change], seeds: list[Any], share: float
+    ) -> list[Member]:
         where = f"study {self.name}, member {name}"
         about = {} if about is None else about
         if not isinstance(about, Mapping) or set(about) - {"recipe", "set"}:
@@ -111,13 +128,37 @@ class Study:
         for seed in seeds:
             own = [] if seed is None else [("training.seed", seed)]
             try:
-                recipe = recipes.read(base, [*changes, *own])
+                whole = recipes.read(base, [*changes, *own])
+                recipe = recipes.read(base, [*changes, *own, *shortened(whole, share)])
             except UsageError as error:
                 raise UsageError(f"{where}: {error}") from error
             number = recipe.training.seed
             folder = name if len(seeds) == 1 else f"{name}/seed-{number}"
-            found.append(Member(name, number, recipe, folder))
+            found.append(Member(name, number, recipe, folder, whole.training.epochs))
         return found
+
+
+def shortened(recipe: Recipe, share: float) -> list[Change]:
+    """Changes that leave a share of a recipe's epochs, and of what it counts in epochs.
+
+    Raises:
+        UsageError: no share of a whole.
+    """
+    if not 0 < share <= 1:
+        raise UsageError(f"--share: expected a number above 0 and at most 1, came {share:g}")
+    if share == 1:
+        return []
+    changes: list[Change] = []
+    for section in ("objective", "training"):
+        settings = getattr(recipe, section)
+        for entry in fields(settings):
+            value = getattr(settings, entry.name)
+            if not entry.name.endswith("epochs") or not value:
+                continue
+            whole = entry.name in ("epochs", "decay_epochs")
+            least = max(1, round(share * value)) if whole else share * value
+            changes.append((f"{section}.{entry.name}", least))
+    return changes
 
 
 def names() -> list[str]:

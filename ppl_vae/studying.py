@@ -15,6 +15,7 @@ __all__ = ["run", "table"]
 
 import json
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ppl_vae import evaluating, experiment, recipes
+from ppl_vae import evaluating, experiment, loop, recipes
 from ppl_vae.errors import UsageError
 from ppl_vae.judging import CHECKS, Subject
 from ppl_vae.recipes import Recipe
@@ -39,6 +40,8 @@ def run(
     changes: Sequence[str] = (),
     seeds: Sequence[int] = (),
     command: str = "",
+    share: float = 1.0,
+    minutes: float | None = None,
 ) -> str:
     """Train and evaluate what is missing, write the comparison, and give its table.
 
@@ -49,6 +52,9 @@ def run(
         changes: of every member's recipe, or `check.key=value`.
         seeds: in the place of the study's.
         command: kept with every run.
+        share: of each member's protocol; see `Study.runs`.
+        minutes: after so many training stops at the next epoch's end, and no member is begun; the
+            table is then of those that are done, and says where it stands.
 
     Raises:
         UsageError: whatever is wrong with the study; all of it is checked before training starts,
@@ -57,25 +63,61 @@ def run(
     """
     of_checks = [c for c in changes if c.partition(".")[0] in CHECKS]
     settings = [f"{key}={json.dumps(value)}" for key, value in study.check_settings.items()]
-    members = study.runs([c for c in changes if c not in of_checks], seeds)
+    clock, standing = _Clock(minutes), ""
+    members = study.runs([c for c in changes if c not in of_checks], seeds, share)
     chosen = evaluating.chosen(study.checks, [], [*settings, *of_checks])
     told, histories = [], {}
     for member in members:
-        trained = _trained(member, out / member.folder, ppl, command)
+        try:
+            trained = _trained(member, out / member.folder, ppl, command, clock)
+            clock.check()
+        except loop.Stop:
+            standing = f"\n\n{_standing(member, out / member.folder, minutes)}"
+            break
         told.append(_evaluated(trained, member, chosen))
         histories[member.folder] = trained.history
-    rows = table(told, study.columns)
-    _tell(study, out, told, histories, rows)
-    return rows
+    rows = table(told, study.columns, study.published)
+    if told:
+        _tell(study, out, told, histories, rows)
+    return rows + standing
 
 
-def table(told: Sequence[Mapping[str, Any]], columns: Mapping[str, str | list[str]]) -> str:
+class _Clock:
+    """A callback of training that ends it once the time is up."""
+
+    def __init__(self, minutes: float | None) -> None:
+        if minutes is not None and minutes <= 0:
+            raise UsageError(f"--minutes: expected a number above 0, came {minutes:g}")
+        self.end = None if minutes is None else time.monotonic() + 60 * minutes
+
+    def check(self, *_: Any) -> None:
+        if self.end is not None and time.monotonic() > self.end:
+            raise loop.Stop
+
+
+def _standing(member: Member, folder: Path, minutes: float | None) -> str:
+    from ppl_vae.runs import Run
+
+    begun = (folder / "run.json").exists() and Run.open(folder).last is not None
+    epoch = int(Run.open(folder).history["epoch"][-1]) if begun else 0
+    return (
+        f"stopped after {minutes:g} minutes: {member.folder} stands at epoch {epoch} of "
+        f"{member.recipe.training.epochs}; the same command goes on"
+    )
+
+
+def table(
+    told: Sequence[Mapping[str, Any]],
+    columns: Mapping[str, str | list[str]],
+    published: Mapping[str, Mapping[str, float]] | None = None,
+) -> str:
     """A row a member, Markdown; with several seeds mean ± standard deviation (ddof = 1).
 
     Args:
         told: evaluations, each with its `member`.
         columns: {title: dotted place in an evaluation, or several}; see `ppl_vae.studies`. A
             place that holds a number a site stands for their sum.
+        published: {title: {member: number}} of another's work.
 
     >>> told = [{"member": "a", "kl": {"z1": 3.0}}, {"member": "a", "kl": {"z1": 5.0}}]
     >>> print(table(told, {"KL": "kl.z1"}))
@@ -86,9 +128,12 @@ def table(told: Sequence[Mapping[str, Any]], columns: Mapping[str, str | list[st
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for one in told:
         groups.setdefault(str(one["member"]), []).append(one)
-    rows = [["member", *columns]]
+    others = published or {}
+    rows = [["member", *columns, *others]]
     for name, group in groups.items():
-        rows.append([name, *(_cell(group, place) for place in columns.values())])
+        cells = [_cell(group, place) for place in columns.values()]
+        theirs = [f"{found[name]:g}" if name in found else "" for found in others.values()]
+        rows.append([name, *cells, *theirs])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "| " + " | ".join(v.ljust(w) for v, w in zip(row, widths, strict=True)) + " |"
@@ -97,13 +142,14 @@ def table(told: Sequence[Mapping[str, Any]], columns: Mapping[str, str | list[st
     return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
 
 
-def _trained(member: Member, folder: Path, ppl: str, command: str) -> Run:
+def _trained(member: Member, folder: Path, ppl: str, command: str, clock: _Clock) -> Run:
     """The member's run, with as many epochs as its recipe says."""
     from ppl_vae.runs import Run
 
     print(f"{folder}: training", file=sys.stderr)
     if not (folder / "run.json").exists():
-        return experiment.begin(member.recipe, ppl, folder, command)
+        clock.check()
+        return experiment.begin(member.recipe, ppl, folder, command, [clock.check])
     run = Run.open(folder)
     if run.ppl != ppl:
         raise UsageError(
@@ -111,7 +157,7 @@ def _trained(member: Member, folder: Path, ppl: str, command: str) -> Run:
         )
     same = not recipes.differences(Recipe.from_dict(run.recipe), member.recipe)
     done = run.last is not None and run.history["epoch"][-1] >= member.recipe.training.epochs
-    return run if same and done else experiment.go_on(run, member.recipe)
+    return run if same and done else experiment.go_on(run, member.recipe, [clock.check])
 
 
 def _evaluated(run: Run, member: Member, chosen: evaluating.Chosen) -> dict[str, Any]:
@@ -122,7 +168,8 @@ def _evaluated(run: Run, member: Member, chosen: evaluating.Chosen) -> dict[str,
     about = {
         "run": str(run.path), "member": member.name, "recipe": member.recipe.name, "ppl": run.ppl,
         "weights": weights[1], "seed": member.seed, "parameters": _parameters(weights[0]),
-        "epochs": int(run.history["epoch"][-1]), "asked": _asked(settings, chosen),
+        "epochs": int(run.history["epoch"][-1]), "full_epochs": member.full_epochs,
+        "asked": _asked(settings, chosen),
     }  # fmt: skip
     there = _there(run)
     if there is not None and all(there.get(key) == value for key, value in about.items()):

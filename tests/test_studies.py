@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -72,6 +73,47 @@ def test_a_stopped_study_goes_on(tmp_path: Path) -> None:
     assert [one["epochs"] for one in told] == [2]
     with pytest.raises(UsageError, match=r"objective\.beta: cannot change with --resume"):
         studying.run(study, tmp_path / "out", changes=["training.epochs=2", "objective.beta=2"])
+
+
+def test_a_share_of_the_protocol(tmp_path: Path) -> None:
+    """Epochs, warm-up and decay alike, and no member's warm-up but its own."""
+    own = {"objective.warmup_epochs": 40, "training.decay_epochs": 200}
+    members = {"plain": None, "weak": {"set": own}}
+    changes = {
+        "training.epochs": 200, "training.schedule": "cosine", "training.decay_epochs": 100,
+        "objective.warmup_epochs": 0,
+    }  # fmt: skip
+    study = studies.read(written(tmp_path, members=members, set={**STUDY["set"], **changes}))
+    plain, weak = study.runs(share=0.05)
+    for run, warmup, decay in ((plain, 0, 5), (weak, 2, 10)):
+        training = run.recipe.training
+        assert (training.epochs, training.decay_epochs, run.full_epochs) == (10, decay, 200)
+        assert run.recipe.objective.warmup_epochs == warmup
+    assert study.runs(share=1e-9)[0].recipe.training.epochs == 1
+    for share in (0, 1.5):
+        with pytest.raises(UsageError, match="--share: expected a number above 0 and at most 1"):
+            study.runs(share=share)
+
+
+def test_a_study_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Out of time at an epoch's end: that epoch is kept, and the next command goes on."""
+    epochs = {**STUDY["set"], "training.epochs": 3}
+    study = studies.read(written(tmp_path, set=epochs, published={"theirs": {"weak": 86.5}}))
+    out, clock = tmp_path / "out", iter(range(100))
+    now = SimpleNamespace(monotonic=lambda: 30.0 * next(clock))
+    monkeypatch.setattr(studying, "time", now)
+    told = studying.run(study, out, minutes=1)  # a minute is two looks at the clock
+    assert "stopped after 1 minutes: plain stands at epoch 2 of 3" in told
+    assert not (out / "weak").exists()
+    monkeypatch.undo()
+    table = studying.run(study, out)
+    assert Run.open(out / "plain").history["epoch"].values.tolist() == [1, 2, 3]
+    head, _, *rows = ([c.strip() for c in r.strip("|").split("|")] for r in table.splitlines())
+    assert [dict(zip(head, row, strict=True))["theirs"] for row in rows] == ["", "86.5"]
+    with pytest.raises(UsageError, match="--minutes: expected a number above 0, came 0"):
+        studying.run(study, out, minutes=0)
+    with pytest.raises(UsageError, match=r"published.theirs: expected numbers .* came other"):
+        studies.read(written(tmp_path, published={"theirs": {"other": 1}}))
 
 
 def test_members_along_an_axis(tmp_path: Path) -> None:

@@ -242,6 +242,15 @@ def test_a_latent_shared_by_all_images_has_no_weight_for_each(ppl: str) -> None:
         side(ppl).loss(model, guide, x, num_samples=2)
 
 
+def test_the_plain_mean_of_many_draws(ppl: str) -> None:
+    """Unweighted, k draws of each image are the ELBO of a batch with each image k times."""
+    pair, x = Case(ppl, "vae", "mean-field").build(), images()
+    found = side(ppl).loss(*pair, x, num_samples=3, weighted=False, free_bits=0.1)
+    expected = side(ppl).loss(*pair, np.repeat(x, 3, axis=0), free_bits=0.1)
+    assert found == pytest.approx(expected, rel=1e-6)
+    assert found > side(ppl).loss(*pair, x, num_samples=3)  # L_3 is above, its loss below
+
+
 # The discretised logistic
 
 LEVELS = np.arange(256) / 255

@@ -181,11 +181,11 @@ class Objective(TraceMeanField_ELBO):
         """The loss under `kl_weight` (None: the objective's own), and the means behind it."""
         weight = self.kl_weight if kl_weight is None else kl_weight
         k = self.settings.num_samples
-        if k == 1:
-            terms = self.terms(model, guide, x, *args, **kwargs)
+        many = x if k == 1 else jnp.repeat(x, k, axis=0)
+        if not self.settings.importance_weighted:
+            terms = self.terms(model, guide, many, *args, **kwargs)
             means = terms.means(self.num_data)
             return self.loss_of(means, weight, self.balance(terms, weight)), means
-        many = jnp.repeat(x, k, axis=0)
         terms = self.terms(model, guide, many, *args, analytic=False, **kwargs)
         shared = [name for name, part in terms.kl.items() if not part.ndim]
         if shared:

@@ -170,11 +170,11 @@ class Objective(TraceMeanField_ELBO):
     ) -> tuple[Tensor, Means]:
         """The loss under the present `kl_weight`, and the means that it was made of."""
         k = self.settings.num_samples
-        if k == 1:
-            terms = self.terms(model, guide, x, *args, **kwargs)
+        many = x if k == 1 else x.repeat_interleave(k, 0)
+        if not self.settings.importance_weighted:
+            terms = self.terms(model, guide, many, *args, **kwargs)
             means = terms.means(self.num_data)
             return self.loss_of(means, self.kl_weight, self.balance(terms, self.kl_weight)), means
-        many = x.repeat_interleave(k, 0)
         terms = self.terms(model, guide, many, *args, analytic=False, **kwargs)
         shared = [name for name, part in terms.kl.items() if not part.dim()]
         if shared:
