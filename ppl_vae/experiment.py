@@ -67,7 +67,8 @@ def go_on(run: Run, recipe: Recipe | None = None, callbacks: Callbacks = ()) -> 
 
     Args:
         run: opened.
-        recipe: the run's own, but perhaps for the number of epochs; None takes the run's.
+        recipe: the run's own, but perhaps for the number of epochs and for `evaluation`; None takes
+            the run's.
         callbacks: as those of `fit`.
 
     Raises:
@@ -77,7 +78,7 @@ def go_on(run: Run, recipe: Recipe | None = None, callbacks: Callbacks = ()) -> 
     old = Recipe.from_dict(run.recipe)
     recipe = old if recipe is None else _at_home(recipe)
     for key in recipes.differences(old, recipe):
-        if key != "training.epochs":
+        if key != "training.epochs" and not key.startswith("evaluation."):
             raise UsageError(
                 f"{key}: cannot change with --resume, training.epochs alone may: "
                 "leave it as it was, or train into another folder"

@@ -68,9 +68,10 @@ def test_a_stopped_study_goes_on(tmp_path: Path) -> None:
     study = studies.read(written(tmp_path, members={"plain": None}, along={}))
     run = experiment.begin(study.runs()[0].recipe, "pyro", tmp_path / "out" / "plain")
     assert int(run.history["epoch"][-1]) == 1
-    studying.run(study, tmp_path / "out", changes=["training.epochs=2"])
+    wanted = ["training.epochs=2", "evaluation.samples=3"]
+    studying.run(study, tmp_path / "out", changes=wanted)
     told = json.loads((tmp_path / "out" / "study.json").read_text())["members"]
-    assert [one["epochs"] for one in told] == [2]
+    assert [(one["epochs"], one["num_samples"]) for one in told] == [(2, 3)]
     with pytest.raises(UsageError, match=r"objective\.beta: cannot change with --resume"):
         studying.run(study, tmp_path / "out", changes=["training.epochs=2", "objective.beta=2"])
 
