@@ -65,7 +65,6 @@ def test_shipped_recipe(name: str, ppl: str) -> None:
     [
         *((name, "pyro") for name in recipes.names()),
         # What XLA compiles for the others differs in numbers alone.
-        pytest.param("lvae-mnist-short", "numpyro", marks=pytest.mark.slow),
         pytest.param("iwae-mnist-2", "numpyro", marks=pytest.mark.slow),
     ],
 )
