@@ -31,7 +31,7 @@ from numpyro_whole import whole
 
 from ppl_vae.numpyro import DiscretizedLogistic, Guide, Objective, state
 from ppl_vae.numpyro.asking import batch_norms
-from ppl_vae.numpyro.bind import SiteRecorder, StateRecorder, fresh, write_back
+from ppl_vae.numpyro.bind import SiteRecorder, StateRecorder, fresh, holders, write_back
 from ppl_vae.numpyro.build import as_dtype
 from ppl_vae.numpyro.data import DeviceImages
 from ppl_vae.numpyro.guide import set_mode
@@ -163,7 +163,7 @@ def mutated(model: Any, guide: Any, x: Any) -> dict[str, Any]:
         return state_of.values
 
     values = run(jnp.asarray(x))
-    write_back(recorder.modules, {**recorder.module_values(), **values})
+    write_back(holders(recorder.modules), {**recorder.module_values(), **values})
     return state(model, guide)
 
 
@@ -237,7 +237,8 @@ def stock_svi(model: Any, guide: Any, x: Any, elbo: str, steps: int = 2) -> dict
     for _ in range(steps):
         now, value = update(now, x)
         assert np.isfinite(value)
-    write_back(dict(_named(model, guide)), {**svi.get_params(now), **(now.mutable_state or {})})
+    values = {**svi.get_params(now), **(now.mutable_state or {})}
+    write_back(holders(dict(_named(model, guide))), values)
     return state(model, guide)
 
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from zoo import noisy
 
 from benchmarks import machine, overhead, sampling
+from benchmarks.problem import TOYS, grey_images
 from benchmarks.timing import interleaved, ratio
 
-# XLA takes half a minute for NVAE, both sides: the benchmark itself refuses unequal losses.
+# XLA takes half a minute for NVAE, both sides: the benchmark itself refuses unequal losses. Very
+# Deep VAE's bound alone is below.
 BOTH = [("pyro", "ladder"), ("pyro", "nvae"), ("pyro", "very-deep"), ("numpyro", "ladder")]
 
 
@@ -36,6 +40,47 @@ def test_same_losses_same_operations(
     memory = report["memory"][ppl]  # of the same nets: no activation is held twice
     assert 0 < memory["ppl-vae"] < 1.1 * memory["by hand"]
     assert "held" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_very_deep_by_hand_in_jax_has_the_program_s_bound() -> None:
+    """Each term of one batch, the weights and the random stream the same: two programs, no step."""
+    import jax
+    from flax import nnx
+    from numpyro import handlers
+
+    import guides.numpyro
+    import models.numpyro
+    from benchmarks.very_deep_jax import VeryDeepByHand
+    from ppl_vae.numpyro import Objective, load_state, state
+
+    toy, rngs = TOYS["very-deep"], nnx.Rngs(0)
+    model = models.numpyro.VeryDeepVAE(toy.x_shape, **toy.model_args, rngs=rngs)
+    guide = guides.numpyro.VeryDeepGuide(model, **toy.guide_args, rngs=rngs)
+    net, weights = VeryDeepByHand(toy), noisy(state(model, guide))
+    load_state(model, guide, weights)
+    params, stats = net.arrays(weights)
+    x = (grey_images(toy.batch, toy.x_shape) > 127).astype(np.float32)
+
+    def program(x: Any, key: Any) -> list[Any]:
+        with handlers.seed(rng_seed=key):
+            found = Objective().terms(model, guide, x).means()
+        return [found.log_likelihood, *(found.kl[f"z{level}"] for level in (1, 2))]
+
+    def by_hand(x: Any, key: Any) -> list[Any]:
+        log_likelihood, kl, _ = net.bound(params, stats, x, key)
+        return [log_likelihood, *kl]
+
+    haste: dict[str, Any] = {
+        "xla_backend_optimization_level": 0,
+        "xla_llvm_disable_expensive_passes": True,
+    }
+    key = jax.random.key(0)
+    found, expected = (
+        jax.jit(side).lower(x, key).compile(compiler_options=haste)(x, key)
+        for side in (program, by_hand)
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 @pytest.mark.slow

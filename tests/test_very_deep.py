@@ -169,3 +169,26 @@ def test_groups_that_read_one_state() -> None:
         np.testing.assert_array_equal(moved[density], found[density], err_msg=density)
     for density in ("log p(z2)", "log p(z1)", "log p(x)"):
         assert (moved[density] != found[density]).any(), density
+
+
+def test_a_normal_worked_out_with_channels_last_is_the_same_normal() -> None:
+    import jax
+    import numpyro.distributions as dist
+    from numpyro.distributions.kl import kl_divergence
+
+    from ppl_vae.numpyro.map_normal import MapNormal
+
+    rng = np.random.default_rng(0)
+    parameters = [(rng.normal(size=(2, 4, 3, 5)), rng.lognormal(size=(2, 4, 3, 5))) for _ in "qp"]
+    q, p = (jax.jit(MapNormal)(loc, scale) for loc, scale in parameters)
+    plain = [
+        dist.Normal(loc.transpose(0, 3, 1, 2), scale.transpose(0, 3, 1, 2))
+        for loc, scale in parameters
+    ]
+    drawn = q.sample(jax.random.key(0), (3,))
+    assert drawn.shape == (3, 2, 5, 4, 3)
+    np.testing.assert_allclose(drawn, plain[0].sample(jax.random.key(0), (3,)), rtol=1e-5)
+    np.testing.assert_allclose(q.log_prob(drawn), plain[0].log_prob(drawn), rtol=1e-5)
+    expected = kl_divergence(*plain)
+    for pair in ((q, p), (q, plain[1]), (plain[0], p)):
+        np.testing.assert_allclose(kl_divergence(*pair), expected, rtol=1e-4, atol=1e-6)

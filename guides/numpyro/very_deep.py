@@ -14,12 +14,12 @@ import math
 from typing import Any
 
 import jax.numpy as jnp
-import numpyro.distributions as dist
 from flax import nnx
 from jax import Array
 
 from ppl_vae.errors import UsageError
 from ppl_vae.numpyro.guide import Guide, Site
+from ppl_vae.numpyro.map_normal import MapNormal
 from ppl_vae.numpyro.nets.bottleneck import Bottleneck, conv
 from ppl_vae.stages import Pyramid, Stage, Stages, read_stages
 
@@ -128,6 +128,6 @@ class VeryDeepGuide(Guide):
         index = self.order.index(site.name)
         seen = features[self.pyramid.places[index].resolution]
         state = site.context.transpose(0, 2, 3, 1)
-        h = self.heads[index](jnp.concatenate([state, seen], -1)).transpose(0, 3, 1, 2)
-        loc, log_scale = jnp.split(h, 2, 1)
-        return dist.Normal(loc, jnp.exp(log_scale))
+        h = self.heads[index](jnp.concatenate([state, seen], -1))
+        loc, log_scale = jnp.split(h, 2, -1)
+        return MapNormal(loc, jnp.exp(log_scale))

@@ -26,6 +26,7 @@ from ppl_vae.architecture import check_batch
 from ppl_vae.errors import UsageError
 from ppl_vae.numpyro.bind import bind
 from ppl_vae.numpyro.likelihoods import Likelihood
+from ppl_vae.numpyro.map_normal import MapNormal
 from ppl_vae.numpyro.nets.bottleneck import Bottleneck, pixel_conv
 from ppl_vae.stages import Place, Pyramid, Stages, read_stages, read_widths
 
@@ -53,8 +54,7 @@ class Group(nnx.Module):
         """Of z given the state (n, side, side, channels); and what the state gains besides z."""
         latent = self.latent_channels
         loc, log_scale, increment = jnp.split(self.prior_net(h), (latent, 2 * latent), -1)
-        loc, log_scale = channels_first(loc), channels_first(log_scale)
-        return dist.Normal(loc, jnp.exp(log_scale)).to_event(3), increment
+        return MapNormal(loc, jnp.exp(log_scale)).to_event(3), increment
 
     def merge(self, h: Array, z: Array) -> Array:
         """The state with the draw taken in."""

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["SiteRecorder", "StateRecorder", "bind", "fresh", "with_params", "write_back"]
+__all__ = [
+    "SiteRecorder",
+    "StateRecorder",
+    "bind",
+    "fresh",
+    "holders",
+    "with_params",
+    "write_back",
+]
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -77,13 +85,8 @@ class SiteRecorder(Messenger):
 
     def module_values(self) -> dict[str, Any]:
         """{site: value} of the bound modules, as they are now."""
-        values: dict[str, Any] = {}
-        for name, module in self.modules.items():
-            _, params, state = _split(module)
-            values[f"{name}$params"] = nnx.to_pure_dict(params)
-            if state:
-                values[f"{name}$state"] = {"state": nnx.to_pure_dict(state)}
-        return values
+        held = holders(self.modules)
+        return jax.tree.map(lambda variable: variable.get_value(), held, is_leaf=_is_variable)
 
 
 def fresh(values: dict[str, Any]) -> dict[str, Any]:
@@ -93,15 +96,25 @@ def fresh(values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def write_back(modules: dict[str, nnx.Module], values: dict[str, Any]) -> None:
-    """Site values into the modules that they belong to."""
+def holders(modules: dict[str, nnx.Module]) -> dict[str, Any]:
+    """{site: a tree like its value, the modules' own variables at the leaves}."""
+    found: dict[str, Any] = {}
     for name, module in modules.items():
         _, params, state = _split(module)
-        nnx.replace_by_pure_dict(params, values[f"{name}$params"])
-        nnx.update(module, params)
+        found[f"{name}$params"] = nnx.to_pure_dict(params, lambda variable: variable)
         if state:
-            nnx.replace_by_pure_dict(state, values[f"{name}$state"]["state"])
-            nnx.update(module, state)
+            found[f"{name}$state"] = {"state": nnx.to_pure_dict(state, lambda variable: variable)}
+    return found
+
+
+def write_back(held: dict[str, Any], values: dict[str, Any]) -> None:
+    """Site values into the variables that hold them, `holders` of the modules."""
+
+    def put(variable: nnx.Variable[Any], value: Any) -> None:
+        variable.set_value(value)
+
+    own = {site: values[site] for site in held}
+    jax.tree.map(put, held, own, is_leaf=_is_variable)
 
 
 def with_params(module: Module, values: Any) -> Module:
@@ -115,3 +128,7 @@ def _split(module: nnx.Module) -> tuple[Any, Any, Any]:
     """(structure, parameters, everything else that changes)."""
     graph, params, state = nnx.split(module, nnx.Param, ...)  # type: ignore[misc]
     return graph, params, state
+
+
+def _is_variable(leaf: Any) -> bool:
+    return isinstance(leaf, nnx.Variable)

@@ -21,7 +21,14 @@ from numpyro.infer.autoguide import AutoGuide
 from ppl_vae import loop
 from ppl_vae.architecture import check_images
 from ppl_vae.errors import TrainingError, UsageError
-from ppl_vae.numpyro.bind import SiteRecorder, StateRecorder, fresh, with_params, write_back
+from ppl_vae.numpyro.bind import (
+    SiteRecorder,
+    StateRecorder,
+    fresh,
+    holders,
+    with_params,
+    write_back,
+)
 from ppl_vae.numpyro.build import as_dtype
 from ppl_vae.numpyro.checks import (
     check_batch_size,
@@ -196,6 +203,7 @@ class NumPyroTrainer:
             for name, module in seen.recorder.modules.items()
             if module is self.model or module is self.guide
         }
+        self._held = holders(self.modules)  # found once: a walk through a deep net takes long
         self.transforms = {
             name: biject_to(site["kwargs"].get("constraint", constraints.real))
             for name, site in seen.recorder.params.items()
@@ -347,12 +355,12 @@ class NumPyroTrainer:
         if self.valid is None:
             return None
         total: Any = 0.0
-        for start in range(0, len(self.valid), self.batch_size):
-            values = self.valid.rows(slice(start, start + self.batch_size))
-            key = random.fold_in(self._aside, start)
-            with quiet(self.model, self.guide):
+        with quiet(self.model, self.guide):
+            for start in range(0, len(self.valid), self.batch_size):
+                values = self.valid.rows(slice(start, start + self.batch_size))
+                key = random.fold_in(self._aside, start)
                 sums = self._validated(self.now.params, self.now.mutable, values, key)
-            total = total + np.asarray(sums, dtype=np.float64)
+                total = total + np.asarray(sums, dtype=np.float64)
         mean = total / len(self.valid)
         return float(mean[0]), mean[1:]
 
@@ -431,8 +439,7 @@ class NumPyroTrainer:
     def _into_modules(self, params: Any) -> None:
         # Copies: the next epoch's step takes the buffers of `self.now` for its own.
         values = {**params, **self.now.mutable}
-        own = {name: value for name, value in values.items() if self._in_module(name)}
-        write_back(self.modules, jax.tree.map(jnp.array, own))
+        write_back(self._held, _copied({name: values[name] for name in self._held}))
 
     def learned(self) -> dict[str, Any]:
         """Constrained values of what plain functions asked for, their mutable sites among it."""
@@ -510,6 +517,12 @@ class _Seen:
         own = self.recorder.module_values()
         asked = {**self.recorder.params, **self.recorder.mutable}
         return {name: site["value"] for name, site in asked.items() if name not in own}, inside
+
+
+@jax.jit
+def _copied(tree: Any) -> Any:
+    """A tree's leaves in buffers of their own, all by one call."""
+    return jax.tree.map(jnp.copy, tree)
 
 
 def _ends(values: Array) -> Array:
