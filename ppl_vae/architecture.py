@@ -11,6 +11,7 @@ __all__ = [
     "check_images",
     "check_levels",
     "check_pairs",
+    "check_shares",
     "check_units",
     "natural",
 ]
@@ -131,6 +132,15 @@ def check_chain(count: int, warmup: int, thin: int, num_leapfrogs: int, batch_no
         raise UsageError(
             f"batch_norm: expected running for chains, came {batch_norm}: all moves need one and "
             "the same model"
+        )
+
+
+def check_shares(num_samples: int, count: int) -> None:
+    """UsageError where draws cannot come from `count` fillings in equal numbers."""
+    if count < 1 or num_samples < 1 or num_samples % count:
+        raise UsageError(
+            f"num_samples: expected a multiple of the {count} fillings, came {num_samples}: as "
+            "many are drawn from each"
         )
 
 

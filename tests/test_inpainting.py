@@ -15,6 +15,7 @@ import test_contract as contract
 import test_parity as parity
 from conjugate import LINEAR
 from PIL import Image
+from scipy import stats
 from zoo import PPLS, X_SHAPE, Case, images, noisy, room, side
 
 import evaluation.inpainting as scores
@@ -253,6 +254,42 @@ def test_inference_given_known_pixels(ppl: str) -> None:
     assert np.abs((mean - LINEAR.bias)[:, ~seen] / scale[~seen]).max() > 1
 
 
+@pytest.mark.parametrize("ppl", PPLS)
+def test_probability_of_known_pixels(ppl: str) -> None:
+    """x = W z + b + noise: p(known) is a Normal's; two fillings of no merit propose."""
+    known = np.array([[1, 0], [0, 1]])
+    x = np.concatenate([LINEAR.x, np.broadcast_to(known, (5, 1, 2, 2))], axis=1)
+    shifts = np.array([-1.0, 1.0]).reshape(2, 1, 1, 1, 1)
+    fillings = np.where(known, LINEAR.x, LINEAR.bias.reshape(2, 2) + shifts)
+    with side(ppl).precision("float64"):
+        pair = LINEAR.programs(ppl, widen=2.0)
+        found = room(ppl).known_log_weights(*pair, x, fillings, 20_000, block=3)
+        with pytest.raises(UsageError, match="multiple of the 2"):
+            room(ppl).known_log_weights(*pair, x, fillings, 3)
+    assert found.shape == (20_000, 5)
+    seen = known.reshape(-1) == 1
+    weight = LINEAR.weight[seen]
+    covariance = weight @ weight.T + LINEAR.noise**2 * np.eye(2)
+    log_prob = stats.multivariate_normal(LINEAR.bias[seen], covariance).logpdf
+    ratios = np.exp(found - log_prob(LINEAR.x.reshape(5, 4)[:, seen]))
+    error = ratios.std(0) / np.sqrt(len(ratios))
+    assert error.max() < 0.05
+    assert (np.abs(ratios.mean(0) - 1) < 5 * error).all()
+
+
+@pytest.mark.parametrize("ppl", PPLS)
+def test_probability_of_an_image_known_whole(ppl: str) -> None:
+    """Its weights have the distribution of the guide's own importance weights."""
+    pair = Case(ppl, "hierarchy", "ladder").build()
+    side(ppl).set_training(*pair, False)
+    x = images(n=2)
+    whole = np.concatenate([x, np.ones_like(x[:, :1])], axis=1)
+    known = room(ppl).known_log_weights(*pair, whole, x[None], 500)
+    plain = np.asarray(room(ppl).log_weights(*pair, x, 500))
+    assert stats.ks_2samp(known, plain, axis=0).pvalue.min() > 1e-4
+    assert stats.ks_2samp(known[:, 0], known[:, 1]).pvalue < 1e-4  # which not any weights have
+
+
 # Data
 
 
@@ -389,6 +426,13 @@ def test_inpaint_by_inference(
     out = tmp_path / "numbers.npz"
     argv = ["inpaint", str(path), "5", "--mask", "half", "--count", "2", "--out", str(out)]
     assert cli.main(argv) == 0
+    check = ["--samples", "2", "--images", "3", "--check", "inpainting", "--json"]
+    sets = ["kinds=half", "samples=4", "count=2"]
+    changes = [word for one in sets for word in ("--set", f"inpainting.{one}")]
+    capsys.readouterr()
+    assert cli.main(["evaluate", str(path), *check, *changes]) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])["checks"]["inpainting"]["half"]
+    assert told["model, mean"].keys() == {"log_prob", "psnr", "ssim", "diversity"}
     with np.load(out) as found:
         known = found["known"][0, 0] == 1
         assert found["completions"].shape == (2, 1, 1, 8, 8)

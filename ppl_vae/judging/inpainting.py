@@ -3,8 +3,11 @@
 For each kind of mask: log p(missing | known) by importance weighting, PSNR and SSIM of the mean and
 of the best of a few completions, their diversity; and the same for the mean of the training
 images, the training image nearest on the known pixels, and the biharmonic equation. Completions are
-means of the likelihood for one draw of the latents each. A model that was trained on whole images
-fills in by inference (`infer_missing`), without a log probability.
+means of the likelihood for one draw of the latents each.
+
+A model that was trained on whole images fills in by inference (`infer_missing`), and its log
+probability is a difference, log p(image) - log p(known): two bounds from below, so an estimate and
+no bound. The second draws from the guide's answers to the completions (`known_log_weights`).
 """
 
 from __future__ import annotations
@@ -36,7 +39,8 @@ class Settings:
     Args:
         kinds: of masks, with commas between (`ppl_vae.data.masks`).
         images: the first so many of those asked about.
-        samples: importance samples an image.
+        samples: importance samples an image; of a model of whole images the multiple of `count`
+            below.
         count: completions an image.
     """
 
@@ -98,21 +102,13 @@ def _of_kind(
     """Scores over (filling, image), and the sheet of the first images."""
     import xarray as xr
 
-    from evaluation import importance_weighted_nll
     from evaluation.completions import completion_sheet, save_sheet
     from evaluation.inpainting import completion_scores
 
     asked = plain.with_masks(masks)
     known = masks.astype(bool)
-    programs, drawn = subject.programs, subject.drawn
+    log_prob, draws = _filled(subject, settings, plain, asked)
     nan = np.full(len(plain), np.nan)
-    if subject.images.masked:
-        weights = programs.log_weights(*subject.pair, asked, settings.samples, **drawn)
-        log_prob = -importance_weighted_nll(weights).nll.values
-        draws = programs.complete(subject.model, asked, settings.count, **drawn)
-    else:
-        log_prob = nan
-        draws = programs.infer_missing(*subject.pair, asked, settings.count, **drawn)
     values = plain.images / (1.0 if plain.binarization == "static" else 255.0)
     scores = completion_scores(values, known, draws)
     rows = {
@@ -141,6 +137,25 @@ def _of_kind(
     assert subject.data is not None
     sheet = completion_sheet(grey, known[:SHOWN], shown, subject.data.train.pixels)
     return table, save_sheet(sheet, subject.figures / f"inpainting_{kind}.png")
+
+
+def _filled(subject: Subject, settings: Settings, plain: Images, asked: Images) -> Any:
+    """(log p(missing | known) (n,), completions (count, n, c, h, w))."""
+    from evaluation import importance_weighted_nll
+
+    programs, pair, drawn = subject.programs, subject.pair, subject.drawn
+
+    def log_mean(weights: Any) -> Any:
+        return -importance_weighted_nll(weights).nll.values
+
+    if subject.images.masked:
+        weights = programs.log_weights(*pair, asked, settings.samples, **drawn)
+        return log_mean(weights), programs.complete(pair[0], asked, settings.count, **drawn)
+    draws = programs.infer_missing(*pair, asked, settings.count, **drawn)
+    samples = max(1, settings.samples // settings.count) * settings.count
+    whole = programs.log_weights(*pair, plain, samples, **drawn)
+    known = programs.known_log_weights(*pair, asked, draws, samples, **drawn)
+    return log_mean(whole) - log_mean(known), draws
 
 
 def _baselines(subject: Subject, plain: Images, values: Any, known: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from ppl_vae.numpyro.compilation import keep_compiled
 from ppl_vae.numpyro.densities import check_moves
 from ppl_vae.numpyro.distributions import CategoricalLevels, DiscretizedLogistic
 from ppl_vae.numpyro.guide import Guide, Site, data_shape, latent_sites
-from ppl_vae.numpyro.hidden import infer_missing, known_only
+from ppl_vae.numpyro.hidden import infer_missing, known_log_weights, known_only
 from ppl_vae.numpyro.inference import (
     log_weights,
     posterior_moments,
@@ -61,6 +61,7 @@ __all__ = [
     "latent_free_log_prob",
     "complete",
     "infer_missing",
+    "known_log_weights",
     "known_only",
     "latent_sites",
     "load_state",

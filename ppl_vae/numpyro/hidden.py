@@ -5,29 +5,39 @@ r"""Filling in by inference: any trained model, whose latents are drawn given th
 Chains begin at the guide's answer to the image, what is missing filled in a few times by its own
 reconstruction (Rezende, Mohamed & Wierstra 2014, appendix F), and go on by Hamiltonian moves on the
 model under a masked likelihood (NumPyro's own HMC, which adapts its step size while it warms up).
+
+Their images give log p(k) too, by importance weighting from the even mixture of the guide's answers
+to J of them (Veach & Guibas 1995, the balance heuristic):
+
+.. math:: w = p(k, z) \Big/ \frac1J \sum_{j=1}^J q(z \mid x^{(j)}), \qquad E[w] = p(k)
 """
 
 from __future__ import annotations
 
-__all__ = ["infer_missing", "known_only"]
+__all__ = ["infer_missing", "known_log_weights", "known_only"]
 
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
+from jax.scipy.special import logsumexp
 from numpyro import handlers
 from numpyro.infer import HMC, MCMC
 from numpyro.primitives import Messenger
 
-from ppl_vae.architecture import check_chain
+from ppl_vae.architecture import check_chain, check_shares
 from ppl_vae.data.images import Images
 from ppl_vae.errors import UsageError
 from ppl_vae.numpyro.asking import asked, running
 from ppl_vae.numpyro.bind import fresh
 from ppl_vae.numpyro.data import DeviceImages
+from ppl_vae.numpyro.densities import repeated
 from ppl_vae.numpyro.distributions import unwrapped
+from ppl_vae.numpyro.inference import ROWS
+from ppl_vae.numpyro.replay import at, densities
 
 ROUNDS = 10  # of filling in before the chain begins
 
@@ -100,6 +110,79 @@ def infer_missing(
     return np.concatenate(found, axis=1)
 
 
+def known_log_weights(
+    model: Any,
+    guide: Any,
+    x: Any,
+    fillings: Any,
+    num_samples: int,
+    *,
+    block: int = 100,
+    params: dict[str, Any] | None = None,
+    seed: int = 0,
+    batch_norm: str = "running",
+) -> np.ndarray:
+    """Log importance weights of the known pixels' probability, (num_samples, n), nats.
+
+    Args:
+        model, guide, x: as of `infer_missing`.
+        fillings: (count, n, c, h, w), images with what is missing filled in, made without a look at
+            it, as by `infer_missing`: the guide's answers to them propose.
+        num_samples: of an image, a multiple of `count`: as many from each filling.
+        block: images at once.
+    """
+    check_shares(num_samples, len(fillings))
+    found = []
+    plain = x.without_masks() if isinstance(x, Images) else x[:, :-1]
+    with asked(model, guide, plain, params, seed, batch_norm) as (data, values, key):
+        held = DeviceImages(x, None, data.dtype)
+        given = held.prepared(held.values, random.fold_in(key, len(x)))
+        filled = jnp.asarray(fillings, given.dtype)
+        share, size = num_samples // len(filled), min(block, len(given))
+        at_once = max(1, min(share, ROWS // size))
+
+        @jax.jit
+        def weights(values: Any, part: Array, proposals: Array, rng_key: Any) -> Array:
+            with running(values, rng_key):
+                return _known(model, guide, part, proposals, at_once)
+
+        for start in range(0, len(given), size):
+            part, proposals = given[start : start + size], filled[:, start : start + size]
+            keys = random.split(random.fold_in(key, start), -(-share // at_once))
+            parts = [np.asarray(weights(values, part, proposals, one)) for one in keys]
+            found.append(np.concatenate(parts, axis=1)[:, :share].reshape(num_samples, -1))
+    return np.concatenate(found, axis=1)
+
+
+def _known(model: Any, guide: Any, x: Array, fillings: Array, repeats: int) -> Array:
+    """(count, repeats, n) log weights."""
+    n = len(x)
+    many = repeated(x, repeats, n)
+    image, known = many[:, :-1], many[:, -1:] >= 0.5
+    proposals = [repeated(one, repeats, n) for one in fillings]
+    found = []
+    for proposal in proposals:
+        z = _latents(guide, proposal)
+        joint = densities(at(known_only(known)(model), image, z), len(many))
+        log_q = [_log_q(guide, other, z) for other in proposals]
+        mixed = logsumexp(jnp.stack(log_q), axis=0) - math.log(len(log_q))
+        log_weight = joint["log_likelihood"] + sum(joint["log_prior"].values()) - mixed
+        found.append(log_weight.reshape(repeats, n))
+    return jnp.stack(found)
+
+
+def _latents(guide: Any, image: Array) -> dict[str, Array]:
+    """A draw of the guide's."""
+    trace = handlers.trace(guide).get_trace(image)
+    return {name: site["value"] for name, site in trace.items() if site["type"] == "sample"}
+
+
+def _log_q(guide: Any, image: Array, z: dict[str, Array]) -> Any:
+    """(n,): the guide's log density of latents, nats."""
+    trace = handlers.trace(handlers.substitute(guide, data=z)).get_trace(image)
+    return sum(densities(trace, len(image))["log_prior"].values())
+
+
 def _chain_of(model: Any, guide: Any, values: Any, how: tuple[int, int, int, int]) -> Any:
     """(images with masks (n, c + 1, h, w), key) to (count, n, c, h, w)."""
     count, warmup, thin, num_leapfrogs = how
@@ -121,8 +204,7 @@ def _chain_of(model: Any, guide: Any, values: Any, how: tuple[int, int, int, int
         filled = jnp.where(known, image, 0.0)
         for one in random.split(rng_key, ROUNDS):
             with running(values, one):
-                trace = handlers.trace(guide).get_trace(filled)
-            z = {name: site["value"] for name, site in trace.items() if site["type"] == "sample"}
+                z = _latents(guide, filled)
             filled = jnp.where(known, image, mean(z, image, one))
         return z
 

@@ -9,7 +9,7 @@ from ppl_vae.pyro.coding import codebook_of, codes_of, decode_codes
 from ppl_vae.pyro.densities import check_moves
 from ppl_vae.pyro.distributions import CategoricalLevels, DiscretizedLogistic
 from ppl_vae.pyro.guide import Guide, Site, data_shape, latent_sites
-from ppl_vae.pyro.hidden import infer_missing, known_only
+from ppl_vae.pyro.hidden import infer_missing, known_log_weights, known_only
 from ppl_vae.pyro.inference import (
     log_weights,
     posterior_moments,
@@ -59,6 +59,7 @@ __all__ = [
     "fit",
     "infer_missing",
     "interpolate",
+    "known_log_weights",
     "known_only",
     "latent_free_log_prob",
     "latent_sites",

@@ -13,7 +13,7 @@ positive one). Densities are those of u: the Jacobian is in each of them, and in
 
 from __future__ import annotations
 
-__all__ = ["Densities", "Density", "check_moves", "is_discrete", "repeated"]
+__all__ = ["Densities", "Density", "check_moves", "given", "is_discrete", "repeated"]
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -81,7 +81,7 @@ class Densities:
 
     def at(self, values: dict[str, Tensor], x: Tensor, **known: Any) -> Tensor:
         """(rows, D): the vectors of latents {site: (rows, …)}."""
-        with _Given(values):
+        with given(values):
             return self.draw(x, "guide" if self.by == "guide" else "prior", **known)
 
     def __call__(self, u: Tensor, x: Tensor, **known: Any) -> Density:
@@ -97,7 +97,7 @@ class Densities:
         else:
             with placed:
                 guide_trace = _trace(self.guide, x)
-            with _Given(placed.values):
+            with given(placed.values):
                 model_trace = _trace(self.model, x)
         prior, likelihood, jacobian = self._sums(model_trace, placed.log_det, n)
         if guide_trace is None:
@@ -163,7 +163,7 @@ class _Placed(Messenger):
         msg["value"], msg["done"] = value, True
 
 
-class _Given(Messenger):
+class given(Messenger):
     """Handler: latents have the values given."""
 
     def __init__(self, values: dict[str, Tensor]) -> None:

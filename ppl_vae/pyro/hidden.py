@@ -5,12 +5,18 @@ r"""Filling in by inference: any trained model, whose latents are drawn given th
 Chains begin at the guide's answer to the image, what is missing filled in a few times by its own
 reconstruction (Rezende, Mohamed & Wierstra 2014, appendix F), and go on by Hamiltonian moves on the
 model under a masked likelihood (Pyro's own HMC, which adapts its step size while it warms up).
+
+Their images give log p(k) too, by importance weighting from the even mixture of the guide's answers
+to J of them (Veach & Guibas 1995, the balance heuristic):
+
+.. math:: w = p(k, z) \Big/ \frac1J \sum_{j=1}^J q(z \mid x^{(j)}), \qquad E[w] = p(k)
 """
 
 from __future__ import annotations
 
-__all__ = ["infer_missing", "known_only"]
+__all__ = ["infer_missing", "known_log_weights", "known_only"]
 
+import math
 from typing import Any
 
 import numpy as np
@@ -19,15 +25,18 @@ import torch
 from pyro import poutine
 from pyro.infer import HMC, MCMC
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.util import site_is_subsample
+from pyro.poutine.util import prune_subsample_sites, site_is_subsample
 from torch import Tensor
 
-from ppl_vae.architecture import check_chain
+from ppl_vae.architecture import check_chain, check_shares
 from ppl_vae.data.images import Images
 from ppl_vae.errors import UsageError
 from ppl_vae.pyro.asking import asked
 from ppl_vae.pyro.data import DeviceImages
+from ppl_vae.pyro.densities import given, repeated
 from ppl_vae.pyro.distributions import unwrapped
+from ppl_vae.pyro.inference import ROWS
+from ppl_vae.pyro.replay import at, densities
 
 ROUNDS = 10  # of filling in before the chain begins
 
@@ -84,10 +93,69 @@ def infer_missing(
     found = []
     plain = x.without_masks() if isinstance(x, Images) else x[:, :-1]
     with asked(model, guide, plain, params, seed, batch_norm) as data:
-        given = DeviceImages(x, data.device, data.dtype).batch(slice(None))
-        for part in given.split(block):
+        images = DeviceImages(x, data.device, data.dtype).batch(slice(None))
+        for part in images.split(block):
             found.append(_chain(model, guide, part, count, warmup, thin, num_leapfrogs))
     return np.concatenate(found, axis=1)
+
+
+def known_log_weights(
+    model: Any,
+    guide: Any,
+    x: Any,
+    fillings: Any,
+    num_samples: int,
+    *,
+    block: int = 100,
+    params: dict[str, Any] | None = None,
+    seed: int = 0,
+    batch_norm: str = "running",
+) -> np.ndarray:
+    """Log importance weights of the known pixels' probability, (num_samples, n), nats.
+
+    Args:
+        model, guide, x: as of `infer_missing`.
+        fillings: (count, n, c, h, w), images with what is missing filled in, made without a look at
+            it, as by `infer_missing`: the guide's answers to them propose.
+        num_samples: of an image, a multiple of `count`: as many from each filling.
+        block: images at once.
+    """
+    check_shares(num_samples, len(fillings))
+    found = []
+    plain = x.without_masks() if isinstance(x, Images) else x[:, :-1]
+    with asked(model, guide, plain, params, seed, batch_norm) as data:
+        images = DeviceImages(x, data.device, data.dtype).batch(slice(None))
+        filled = torch.as_tensor(np.asarray(fillings)).to(images)
+        for start in range(0, len(images), block):
+            part, proposals = images[start : start + block], filled[:, start : start + block]
+            share, at_once = num_samples // len(filled), max(1, ROWS // len(part))
+            sizes = [min(at_once, share - done) for done in range(0, share, at_once)]
+            found.append(torch.cat([_known(model, guide, part, proposals, r) for r in sizes]))
+    return torch.cat(found, 1).cpu().numpy()
+
+
+def _known(model: Any, guide: Any, x: Tensor, fillings: Tensor, repeats: int) -> Tensor:
+    """(count * repeats, n) log weights."""
+    n = len(x)
+    many = repeated(x, repeats, n)
+    image, known = many[:, :-1], many[:, -1:] >= 0.5
+    proposals = [repeated(one, repeats, n) for one in fillings]
+    found = []
+    for proposal in proposals:
+        z = _latents(guide, proposal)
+        joint = densities(at(known_only(known)(model), image, z), len(many))
+        log_q = [_log_q(guide, other, z) for other in proposals]
+        mixed = torch.stack(log_q).logsumexp(0) - math.log(len(log_q))
+        log_weight = joint["log_likelihood"] + sum(joint["log_prior"].values()) - mixed
+        found.append(log_weight.unflatten(0, (repeats, n)))
+    return torch.cat(found)
+
+
+def _log_q(guide: Any, image: Tensor, z: dict[str, Tensor]) -> Any:
+    """(n,): the guide's log density of latents, nats."""
+    with given(z):  # a replayed site would lose the prior that the guide has looked at
+        trace = prune_subsample_sites(poutine.trace(guide).get_trace(image))
+    return sum(densities(trace, len(image))["log_prior"].values())
 
 
 def _chain(
@@ -118,14 +186,19 @@ def _begin(model: Any, guide: Any, image: Tensor, known: Tensor) -> dict[str, Te
     """Latents of the guide, the image filled in by its own reconstruction."""
     filled = torch.where(known, image, torch.zeros_like(image))
     for _ in range(ROUNDS):
-        trace = poutine.trace(guide).get_trace(filled)
-        z = {
-            name: site["value"]
-            for name, site in trace.nodes.items()
-            if site["type"] == "sample" and not site_is_subsample(site)
-        }
+        z = _latents(guide, filled)
         filled = torch.where(known, image, _mean(model, z, image))
     return z
+
+
+def _latents(guide: Any, image: Tensor) -> dict[str, Tensor]:
+    """A draw of the guide's."""
+    trace = poutine.trace(guide).get_trace(image)
+    return {
+        name: site["value"]
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample" and not site_is_subsample(site)
+    }
 
 
 def _mean(model: Any, z: dict[str, Tensor], image: Tensor) -> Tensor:
