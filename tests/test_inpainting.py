@@ -263,10 +263,10 @@ def test_probability_of_known_pixels(ppl: str) -> None:
     fillings = np.where(known, LINEAR.x, LINEAR.bias.reshape(2, 2) + shifts)
     with side(ppl).precision("float64"):
         pair = LINEAR.programs(ppl, widen=2.0)
-        found = room(ppl).known_log_weights(*pair, x, fillings, 20_000, block=3)
+        found = room(ppl).known_log_weights(*pair, x, fillings, 10_000, block=3)
         with pytest.raises(UsageError, match="multiple of the 2"):
             room(ppl).known_log_weights(*pair, x, fillings, 3)
-    assert found.shape == (20_000, 5)
+    assert found.shape == (10_000, 5)
     seen = known.reshape(-1) == 1
     weight = LINEAR.weight[seen]
     covariance = weight @ weight.T + LINEAR.noise**2 * np.eye(2)
@@ -284,8 +284,8 @@ def test_probability_of_an_image_known_whole(ppl: str) -> None:
     side(ppl).set_training(*pair, False)
     x = images(n=2)
     whole = np.concatenate([x, np.ones_like(x[:, :1])], axis=1)
-    known = room(ppl).known_log_weights(*pair, whole, x[None], 500)
-    plain = np.asarray(room(ppl).log_weights(*pair, x, 500))
+    known = room(ppl).known_log_weights(*pair, whole, x[None], 2000)
+    plain = np.asarray(room(ppl).log_weights(*pair, x, 2000))
     assert stats.ks_2samp(known, plain, axis=0).pvalue.min() > 1e-4
     assert stats.ks_2samp(known[:, 0], known[:, 1]).pvalue < 1e-4  # which not any weights have
 
