@@ -103,12 +103,26 @@ def check_batch(x: Any, n: int | None, x_shape: Sequence[int]) -> int:
 def check_images(images: Any, model: Any) -> None:
     """UsageError where `images` (n, c, h, w) are not what `model` says it takes (`x_shape`)."""
     x_shape = getattr(model, "x_shape", None)
+    told, taken = getattr(images, "condition", 0), getattr(model, "condition", 0)
+    if told and told != taken:
+        raise UsageError(
+            f"images: come with vectors of {told} numbers, but the model takes {taken}: build it "
+            f"with condition={told}, or leave the vectors out (data.condition)"
+        )
     if x_shape is not None:
         check_batch(images, None, x_shape)
 
 
-def check_levels(x_shape: Sequence[int], latents: Sequence[int], channels: Sequence[int]) -> None:
+def check_levels(
+    x_shape: Sequence[int], latents: Sequence[int], channels: Sequence[int], condition: int = 0
+) -> None:
     """UsageError where a hierarchy of maps over images with masks cannot be built."""
+    if condition < 0 or (condition and len(x_shape) == 3 and x_shape[0] < 2 + condition):
+        raise UsageError(
+            f"condition: expected 0 to {x_shape[0] - 2}, the channels of x_shape "
+            f"{tuple(x_shape)} but for one of the image and the mask's, came {condition}: give "
+            "images their vectors (data.condition), or leave it out"
+        )
     if len(x_shape) != 3 or x_shape[0] < 2:
         raise UsageError(
             f"x_shape: expected (channels + 1, height, width), the mask as last channel, came "

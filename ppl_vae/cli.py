@@ -220,6 +220,10 @@ def _inpaint(verbs: Any) -> None:
     )  # fmt: skip
     inpaint.add_argument("--count", type=_count, default=8, metavar="N", help="of each image (8)")
     inpaint.add_argument("--temperature", type=float, default=1.0, help="scale of prior's noise")
+    inpaint.add_argument("--label", type=int, metavar="Y", help="of all, where the run takes one")
+    inpaint.add_argument(
+        "--condition", type=Path, metavar="FILE", help="a vector of all (.npy), where it takes one"
+    )
     inpaint.add_argument("--out", type=Path, metavar="FILE", help="a .png sheet, or .npz")
 
 

@@ -155,7 +155,8 @@ def sample(args: Namespace) -> None:
     else:
         title = f"Prior samples, temperature {args.temperature}, {which} weights"
         means = np.asarray(draws["x_mean"])
-        means = means[:, :-1] if recipe.data.masks else means  # without a mask's channel
+        if recipe.data.masks:  # without the channels of a condition and the mask
+            means = means[:, : -1 - getattr(model, "condition", 0)]
         figures.image_grid(means, out, limit=args.count, title=title)
     print(out)
 

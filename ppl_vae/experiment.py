@@ -162,11 +162,13 @@ def _draw(run: Run, data: Dataset, pair: tuple[Any, Any], history: xr.Dataset) -
 
 
 def _at_home(recipe: Recipe) -> Recipe:
-    """The recipe with the path of its data such that it holds from any folder."""
-    if recipe.data.path is None:
-        return recipe
-    path = str(Path(recipe.data.path).expanduser().resolve())
-    return replace(recipe, data=replace(recipe.data, path=path))
+    """The recipe with the paths of its data such that they hold from any folder."""
+    kept: dict[str, Any] = {
+        name: str(Path(given).expanduser().resolve())
+        for name in ("path", "condition")
+        if (given := getattr(recipe.data, name)) not in (None, "label")
+    }
+    return replace(recipe, data=replace(recipe.data, **kept))
 
 
 def _discard(run: Run) -> None:

@@ -5,7 +5,8 @@ An image is a file of the run's size, or a number: that image of the test split.
 image: itself, what is known of it, its completions, and below each the nearest training image.
 Where the run's images are binary the image is binarised once for the program; what is written shows
 the image's own bytes wherever it is known. A run that was trained on whole images fills in too, by
-chains of moves on its latents (`infer_missing`), at temperature 1.
+chains of moves on its latents (`infer_missing`), at temperature 1. Where a run's images come with
+vectors, a test image has its own unless --label or --condition says what to take.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import numpy as np
 
 from ppl_vae import experiment
 from ppl_vae.data import Dataset, Images
+from ppl_vae.data.conditions import one_hot, read_vector
 from ppl_vae.data.folder import read_image
 from ppl_vae.data.masks import KINDS, check_masks, draw_masks, read_mask
 from ppl_vae.errors import UsageError, nearest
@@ -42,7 +44,8 @@ def inpaint(args: Namespace) -> None:
     data = experiment.data_of(run, recipe)
     grey = np.stack([_image(given, data) for given in args.images])
     masks = _masks(args.mask, len(grey), data.x_shape[1:], args.seed)
-    drawn = _completed(args, run, ppl, grey, masks, data)
+    vectors = _vectors(args, data, recipe.data.condition)
+    drawn = _completed(args, run, ppl, grey, masks, vectors, data)
     if out.suffix == ".npz":
         out.parent.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(out, x=grey, known=masks, completions=drawn)
@@ -52,12 +55,14 @@ def inpaint(args: Namespace) -> None:
 
 
 def _completed(
-    args: Namespace, run: Run, ppl: str, grey: Any, masks: Any, data: Dataset
+    args: Namespace, run: Run, ppl: str, grey: Any, masks: Any, vectors: Any, data: Dataset
 ) -> np.ndarray:
     """(count, n, c, h, w) uint8, the known pixels those of `grey`."""
     images = Images(grey)
     if data.test.binarization == "static":  # as test images are, once
         images = images.fixed(args.seed)
+    if vectors is not None:
+        images = images.with_vectors(vectors)
     model, guide = load(run, ppl, args.weights)
     asked = images.with_masks(masks)
     drawn = {"seed": args.seed, "batch_norm": args.batch_norm}
@@ -67,6 +72,36 @@ def _completed(
         means = room(ppl).infer_missing(model, guide, asked, args.count, **drawn)
     shown = np.round(np.asarray(means) * 255).clip(0, 255).astype(np.uint8)
     return np.where(masks.astype(bool), grey, shown)
+
+
+def _vectors(args: Namespace, data: Dataset, condition: str | None) -> Any:
+    """(n, d): the vector of each image; None where the run takes none."""
+    asked = "--label" if args.label is not None else "--condition"
+    given = args.label is not None or args.condition is not None
+    size, count = data.test.condition, len(args.images)
+    if not size:
+        if given:
+            raise UsageError(
+                f"{asked}: expected none, for a run without a condition: train one with "
+                "data.condition and model.init_args.condition"
+            )
+        return None
+    if args.label is not None:
+        if args.condition is not None or condition != "label":
+            raise UsageError(
+                f"--label: expected --condition FILE alone, for a run on the vectors of {condition}"
+                if condition != "label"
+                else "--label: expected it or --condition, came both: leave one out"
+            )
+        return np.repeat(one_hot([args.label], size, "--label"), count, axis=0)
+    if args.condition is not None:
+        return np.repeat(read_vector(args.condition, size), count, axis=0)
+    own = data.test.vectors
+    if own is None or not all(image.isdecimal() for image in args.images):
+        raise UsageError(
+            "IMAGE: a file comes without a vector, which this run takes: add --label or --condition"
+        )
+    return own[[int(image) for image in args.images]]
 
 
 def _image(given: str, data: Dataset) -> Any:

@@ -50,6 +50,7 @@ class DataSettings:
         image_size: side that the images of a folder are brought to, or sprites drawn at.
         masks: kinds of masks that hide a part of each image, for models that fill it in.
         repository: on the Hugging Face hub, in place of a large colour set's own.
+        condition: a vector for each image: "label", or a .npz file of them.
     """
 
     name: str
@@ -60,6 +61,7 @@ class DataSettings:
     image_size: int | None = None
     masks: tuple[str, ...] = ()
     repository: str | None = None
+    condition: str | None = None
 
 
 @dataclass(frozen=True)

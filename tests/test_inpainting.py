@@ -99,15 +99,18 @@ def test_odd_sizes(ppl: str, x_shape: tuple[int, ...]) -> None:
 
 
 def test_missing_pixels_that_depend_on_each_other() -> None:
-    """Given latents and known pixels all 2^4 completions sum to one, in both PPLs alike; draws
-    leave known pixels as they are."""
-    holes = images(n=1, x_shape=(2, 3, 3), dtype=np.float64)
-    holes[:, 1] = np.array([[1, 1, 0], [1, 0, 1], [0, 0, 1]])
+    """Given latents, a condition and known pixels all 2^4 completions sum to one, in both PPLs
+    alike; draws leave known pixels as they are."""
+    holes = images(n=1, x_shape=(3, 3, 3), dtype=np.float64)
+    holes[:, 1] = 0.7
+    holes[:, 2] = np.array([[1, 1, 0], [1, 0, 1], [0, 0, 1]])
     x = np.repeat(holes, 16, axis=0)
-    x[:, 0][holes[:, 1].repeat(16, 0) == 0] = np.array(list(np.ndindex(2, 2, 2, 2))).ravel()
+    x[:, 0][holes[:, 2].repeat(16, 0) == 0] = np.array(list(np.ndindex(2, 2, 2, 2))).ravel()
     with side("numpyro").precision("float64"):
         pairs = {
-            ppl: Inpainting(ppl).build(x_shape=(2, 3, 3), pixel_layers=2, pixel_channels=4)
+            ppl: Inpainting(ppl).build(
+                x_shape=(3, 3, 3), condition=1, pixel_layers=2, pixel_channels=4
+            )
             for ppl in PPLS
         }
         for ppl, pair in pairs.items():
@@ -122,7 +125,7 @@ def test_missing_pixels_that_depend_on_each_other() -> None:
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, rtol=1e-9, err_msg=name)
     assert np.exp(same["log p(x | z)"]).sum() == pytest.approx(1, rel=1e-9)
-    known = holes[0, 1] == 1
+    known = holes[0, 2] == 1
     for draws in filled.values():
         assert draws.shape == (3, 1, 1, 3, 3)
         np.testing.assert_array_equal(draws[:, 0, 0][:, known], np.tile(holes[0, 0][known], (3, 1)))
@@ -224,6 +227,86 @@ def test_masks_are_fresh_at_every_use(ppl: str) -> None:
         np.testing.assert_array_equal(batch[:, :1], 1)
         drawn = {tuple(mask) for mask in batch[:, 1].reshape(-1, 4).astype(int)}
         assert drawn == {tuple(mask) for mask in masks.reshape(-1, 4).tolist()}
+
+
+# A condition: a vector for each image, shown between image and mask
+
+CONDITION = {"x_shape": (4, 5, 4), "condition": 2}
+
+
+def conditioned(values: tuple[float, float], dtype: Any = np.float32) -> Any:
+    """(6, 4, 5, 4): `half(images())` with two maps of these values."""
+    x = half(images(dtype=dtype))
+    maps = np.broadcast_to(np.array(values, dtype)[:, None, None], (6, 2, 5, 4))
+    return np.concatenate([x[:, :1], maps, x[:, 1:]], axis=1)
+
+
+def test_densities_under_a_condition() -> None:
+    """Both PPLs agree; the vector has a say in them, and is none of what is scored."""
+    with side("numpyro").precision("float64"):
+        pairs = {ppl: Inpainting(ppl).build(**CONDITION) for ppl in PPLS}
+        for ppl, pair in pairs.items():
+            side(ppl).double(*pair)
+            room(ppl).load_state(*pair, noisy(room("pyro").state(*pairs["pyro"]), scale=0.3))
+            side(ppl).set_training(*pair, False)
+        x = conditioned((1.0, -0.5), np.float64)
+        expected, drawn = side("pyro").densities(*pairs["pyro"], x)
+        found, _ = side("numpyro").densities(*pairs["numpyro"], x, latents=drawn)
+        other = conditioned((0.0, 2.0), np.float64)
+        changed, _ = side("numpyro").densities(*pairs["numpyro"], other, latents=drawn)
+        filled = {ppl: room(ppl).complete(pair[0], x, count=2) for ppl, pair in pairs.items()}
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-9, err_msg=name)
+    assert (changed["log p(x | z)"] != expected["log p(x | z)"]).all()
+    for draws in filled.values():
+        assert draws.shape == (2, 6, 1, 5, 4)
+        np.testing.assert_array_equal(draws[0, ..., :2], x[:, :1, :, :2])
+    zero = {k: np.zeros_like(v) for k, v in room("pyro").state(*pairs["pyro"]).items()}
+    room("pyro").load_state(*pairs["pyro"], zero)
+    coins, _ = side("pyro").densities(*pairs["pyro"], x)
+    np.testing.assert_allclose(coins["log p(x)"], -np.log(2) * 10)  # of 20 pixels half is known
+
+
+@pytest.mark.parametrize("ppl", PPLS)
+@pytest.mark.parametrize("stored", [False, True])
+def test_vectors_reach_the_program(ppl: str, stored: bool) -> None:
+    """As maps to the bit, before the mask, whatever is drawn of the image."""
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((8, 3)).astype(np.float32)  # 12 bytes: three maps of 2 x 2
+    grey = np.full((8, 1, 2, 2), 255, np.uint8)
+    masks = np.array([[1, 0, 0, 1]], np.uint8).reshape(1, 1, 2, 2)
+    given = Images(grey, binarization="dynamic").with_vectors(vectors)
+    given = given.with_masks(masks.repeat(8, 0)) if stored else given.with_fresh_masks(masks)
+    assert given.x_shape == (5, 2, 2)
+    (batch,) = side(ppl).batches(given, 1)
+    assert batch.shape == (8, 5, 2, 2)
+    np.testing.assert_array_equal(batch[:, 0], 1)
+    np.testing.assert_array_equal(batch[:, 4], np.broadcast_to(masks[0, 0], (8, 2, 2)))
+    assert (batch[:, 1:4] == batch[:, 1:4, :1, :1]).all()
+    assert {row.tobytes() for row in batch[:, 1:4, 0, 0]} == {row.tobytes() for row in vectors}
+    with pytest.raises(UsageError, match="condition=3"):
+        room(ppl).log_weights(*Inpainting(ppl).build(x_shape=(5, 2, 2)), given, 1)
+
+
+def test_conditions_of_a_set(tmp_path: Path) -> None:
+    """Labels one-hot, or rows of a file in the order of the images, those held out at the end."""
+    digits = load("digits", valid=100, condition="label")
+    assert digits.valid is not None
+    for part in (digits.train, digits.valid, digits.test):
+        assert part.vectors is not None
+        np.testing.assert_array_equal(part.vectors.argmax(1), part.labels)
+        np.testing.assert_array_equal(part.vectors.sum(1), 1)
+    rows = np.arange(1797.0)[:, None]
+    np.savez(tmp_path / "rows.npz", train=rows[:1500], test=rows[1500:])
+    found = load("digits", valid=100, condition=tmp_path / "rows.npz")
+    assert found.valid is not None
+    for part, first in ((found.train, 0), (found.valid, 1400), (found.test, 1500)):
+        np.testing.assert_array_equal(part[:5].vectors, rows[first : first + 5])
+    np.savez(tmp_path / "short.npz", train=rows[:15], test=rows[1500:])
+    with pytest.raises(UsageError, match="one row an image"):
+        load("digits", condition=tmp_path / "short.npz")
+    with pytest.raises(UsageError, match=r"gone\.npz"):
+        load("digits", condition=tmp_path / "gone.npz")
 
 
 # Any other model, by inference
@@ -413,6 +496,68 @@ def test_inpaint(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     np.testing.assert_array_equal(tiles[:, :64:8], grey)
     np.testing.assert_array_equal(tiles[:, 66:130:8], np.where(known, grey, 128))
     np.testing.assert_array_equal(tiles[:, 132:196:8], drawn)
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny run whose images come with their labels."""
+    path = tmp_path_factory.mktemp("runs") / "labelled"
+    tiny = "model.init_args={latents: [2, 2], channels: [4, 4, 4], condition: 10}"
+    argv = ["train", "inpaint-digits", "--out", str(path), "--set", tiny]
+    assert cli.main([*argv, "--set", "training.epochs=1", "--set", "data.condition=label"]) == 0
+    return path
+
+
+def test_inpaint_with_a_label(labelled: Path, tmp_path: Path) -> None:
+    """A label is its one-hot vector; another one fills in otherwise; none is the image's own."""
+    label = int(load("digits").test[:1].labels[0])
+    np.save(tmp_path / "vector.npy", np.eye(10)[label])
+    found = []
+    for given in (
+        [],
+        ["--label", str(label)],
+        ["--condition", str(tmp_path / "vector.npy")],
+        ["--label", str((label + 1) % 10)],
+    ):
+        out = tmp_path / "numbers.npz"
+        argv = ["inpaint", str(labelled), "0", "--mask", "half", "--count", "2", "--out", str(out)]
+        assert cli.main([*argv, *given]) == 0
+        with np.load(out) as arrays:
+            found.append(arrays["completions"])
+    for same in found[1:3]:
+        np.testing.assert_array_equal(same, found[0])
+    assert (found[3] != found[0]).any()
+
+
+@pytest.mark.parametrize(
+    ("of", "argv", "message"),
+    [
+        ("labelled", ["0", "--label", "10"], "0 to 9"),
+        ("labelled", ["0", "--label", "1", "--condition", "short.npy"], "both"),
+        ("labelled", ["0", "--condition", "short.npy"], "10 numbers"),
+        ("labelled", ["mine.png"], "--label"),
+        ("run", ["0", "--label", "1"], "without a condition"),
+    ],
+)
+def test_a_condition_with_a_mistake(
+    of: str,
+    argv: list[str],
+    message: str,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = request.getfixturevalue(of)
+    monkeypatch.chdir(tmp_path)
+    picture(tmp_path / "mine.png", np.zeros((8, 8)))
+    np.save(tmp_path / "short.npy", np.zeros(3))
+    capsys.readouterr()
+    assert cli.main(["inpaint", str(path), *argv, "--mask", "half"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert len(err.splitlines()) == 1
+    assert message in err
 
 
 def test_inpaint_by_inference(

@@ -87,7 +87,7 @@ class InpaintingVAE(nnx.Module):
     it as any other: `fit`, `log_weights` (log p(missing | known)), `sample` (nothing known).
 
     Args:
-        x_shape: (channels + 1, height, width), the mask's channel among them.
+        x_shape: (channels + condition + 1, height, width), the mask's channel among them.
         latents: channels of z1 (half the image's sides) to zL (its sides halved L times).
         channels: of the nets at full size, at z1, …, at zL.
         layers: convolutions a block.
@@ -97,6 +97,8 @@ class InpaintingVAE(nnx.Module):
         pixel_layers: of a PixelCNN under the decoder's maps, so that missing pixels depend on each
             other; 0 leaves them independent given the latents.
         pixel_channels, pixel_kernel: its size.
+        condition: numbers of a vector that each image comes with, such as a label's or a caption's
+            (`Images.with_vectors`): as many maps between image and mask, read like these.
         rngs: for the initial weights.
 
     Attributes:
@@ -115,12 +117,14 @@ class InpaintingVAE(nnx.Module):
         pixel_layers: int = 0,
         pixel_channels: int = 16,
         pixel_kernel: int = 3,
+        condition: int = 0,
         *,
         rngs: nnx.Rngs,
     ) -> None:
         self.x_shape = tuple(x_shape)
         self.latents, self.channels = tuple(latents), tuple(channels)
-        check_levels(self.x_shape, self.latents, self.channels)
+        check_levels(self.x_shape, self.latents, self.channels, condition)
+        self.condition, self.num_pixels = condition, self.x_shape[0] - 1 - condition
         self.architecture = Architecture(self.channels[1:], layers, "conv", activation, batch_norm)
         self.likelihood = Likelihood(likelihood)
         block: dict[str, Any] = {
@@ -137,9 +141,11 @@ class InpaintingVAE(nnx.Module):
                 for latent, (below, width) in pairs
             ]
         )
-        num_pixels = self.x_shape[0] - 1
-        outputs = self.likelihood.num_outputs(num_pixels)
-        shape, size = (num_pixels, *self.x_shape[1:]), (pixel_channels, pixel_layers, pixel_kernel)
+        outputs = self.likelihood.num_outputs(self.num_pixels)
+        shape, size = (
+            (self.num_pixels, *self.x_shape[1:]),
+            (pixel_channels, pixel_layers, pixel_kernel),
+        )
         self.pixels = (
             PixelCNNNet(shape, outputs, *size, self.channels[0], rngs=rngs)
             if pixel_layers
@@ -155,7 +161,7 @@ class InpaintingVAE(nnx.Module):
     def __call__(
         self, x: Array | None = None, *, n: int | None = None, known: Array | None = None
     ) -> Array:
-        """Images with masks (n, c + 1, h, w): `x`, or n generated ones.
+        """Images with masks (n, c + condition + 1, h, w): `x`, or n generated ones.
 
         `known`: images with masks whose missing pixels are to be drawn; without it and `x`
         nothing is known.
@@ -166,28 +172,31 @@ class InpaintingVAE(nnx.Module):
             if given is None:
                 like = jax.tree.leaves(nnx.state(net, nnx.Param))[0]
                 given = jnp.zeros((n, *net.x_shape), like.dtype)
-            image, mask = given[:, :-1], (given[:, -1:] >= 0.5).astype(given.dtype)
-            masked, whole = net.read(image, mask, both=x is not None)
+            told_at = net.num_pixels
+            image, mask = given[:, :told_at], (given[:, -1:] >= 0.5).astype(given.dtype)
+            told = given[:, told_at:-1]
+            masked, whole = net.read(image, told, mask, both=x is not None)
             h = net.start(masked[-1])
             for level in range(len(net.latents), 0, -1):
                 group = net.groups[level - 1]
                 context = None if whole is None else jnp.concatenate([h, whole[level]], axis=1)
                 z = numpyro.sample(f"z{level}", group.prior(h), infer={"context": context})
                 h = group.onwards(h, z, masked[level - 1])
-            return numpyro.sample("x", net.completed(h, image, mask), obs=x)
+            return numpyro.sample("x", net.completed(h, image, told, mask), obs=x)
 
-    def completed(self, h: Array, image: Array, mask: Array) -> Any:
+    def completed(self, h: Array, image: Array, told: Array, mask: Array) -> Any:
         """The image's distribution, from the decoder's last maps."""
+        shown = jnp.concatenate([told, mask], axis=1)
         if self.pixels is not None:
-            return CompletedPixels(self.pixels, self.likelihood, h, image, mask)
+            return CompletedPixels(self.pixels, self.likelihood, h, image, shown)
         parameters = self.out(h.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
-        return CompletedImage(unwrapped(self.likelihood(parameters)), image, mask)
+        return CompletedImage(unwrapped(self.likelihood(parameters)), image, shown)
 
-    def read(self, image: Array, mask: Array, both: bool) -> tuple[Any, Any]:
+    def read(self, image: Array, told: Array, mask: Array, both: bool) -> tuple[Any, Any]:
         """Maps of the masked image, and of the whole one if wanted, from one pass."""
-        masked = jnp.concatenate([image * mask, mask], axis=1)
+        masked = jnp.concatenate([image * mask, told, mask], axis=1)
         if not both:
             return self.extractor(masked), None
-        whole = jnp.concatenate([image, jnp.ones_like(mask)], axis=1)
+        whole = jnp.concatenate([image, told, jnp.ones_like(mask)], axis=1)
         parts = [jnp.split(maps, 2) for maps in self.extractor(jnp.concatenate([masked, whole]))]
         return [part[0] for part in parts], [part[1] for part in parts]

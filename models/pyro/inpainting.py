@@ -80,7 +80,7 @@ class InpaintingVAE(nn.Module):
     it as any other: `fit`, `log_weights` (log p(missing | known)), `sample` (nothing known).
 
     Args:
-        x_shape: (channels + 1, height, width), the mask's channel among them.
+        x_shape: (channels + condition + 1, height, width), the mask's channel among them.
         latents: channels of z1 (half the image's sides) to zL (its sides halved L times).
         channels: of the nets at full size, at z1, …, at zL.
         layers: convolutions a block.
@@ -90,6 +90,8 @@ class InpaintingVAE(nn.Module):
         pixel_layers: of a PixelCNN under the decoder's maps, so that missing pixels depend on each
             other; 0 leaves them independent given the latents.
         pixel_channels, pixel_kernel: its size.
+        condition: numbers of a vector that each image comes with, such as a label's or a caption's
+            (`Images.with_vectors`): as many maps between image and mask, read like these.
 
     Attributes:
         context_channels: {site: channels} of what a guide is shown beside the prior.
@@ -107,11 +109,13 @@ class InpaintingVAE(nn.Module):
         pixel_layers: int = 0,
         pixel_channels: int = 16,
         pixel_kernel: int = 3,
+        condition: int = 0,
     ) -> None:
         super().__init__()
         self.x_shape = tuple(x_shape)
         self.latents, self.channels = tuple(latents), tuple(channels)
-        check_levels(self.x_shape, self.latents, self.channels)
+        check_levels(self.x_shape, self.latents, self.channels, condition)
+        self.condition, self.num_pixels = condition, self.x_shape[0] - 1 - condition
         self.architecture = Architecture(self.channels[1:], layers, "conv", activation, batch_norm)
         self.likelihood = Likelihood(likelihood)
         block: dict[str, Any] = {
@@ -125,9 +129,11 @@ class InpaintingVAE(nn.Module):
             InpaintingGroup(latent, width, below, **block)
             for latent, (below, width) in zip(self.latents, pairwise(self.channels), strict=True)
         )
-        num_pixels = self.x_shape[0] - 1
-        outputs = self.likelihood.num_outputs(num_pixels)
-        shape, size = (num_pixels, *self.x_shape[1:]), (pixel_channels, pixel_layers, pixel_kernel)
+        outputs = self.likelihood.num_outputs(self.num_pixels)
+        shape, size = (
+            (self.num_pixels, *self.x_shape[1:]),
+            (pixel_channels, pixel_layers, pixel_kernel),
+        )
         self.pixels = PixelCNNNet(shape, outputs, *size, self.channels[0]) if pixel_layers else None
         self.out: Any = None if pixel_layers else conv(self.channels[0], outputs)
         self.context_channels = {
@@ -137,7 +143,7 @@ class InpaintingVAE(nn.Module):
     def forward(
         self, x: Tensor | None = None, *, n: int | None = None, known: Tensor | None = None
     ) -> Tensor:
-        """Images with masks (n, c + 1, h, w): `x`, or n generated ones.
+        """Images with masks (n, c + condition + 1, h, w): `x`, or n generated ones.
 
         `known`: images with masks whose missing pixels are to be drawn; without it and `x`
         nothing is known.
@@ -147,28 +153,31 @@ class InpaintingVAE(nn.Module):
         with bind("model", self) as net, pyro.plate("data", n):
             if given is None:
                 given = next(net.parameters()).new_zeros(n, *net.x_shape)
-            image, mask = given[:, :-1], (given[:, -1:] >= 0.5).to(given.dtype)
-            masked, whole = net.read(image, mask, both=x is not None)
+            told_at = net.num_pixels
+            image, mask = given[:, :told_at], (given[:, -1:] >= 0.5).to(given.dtype)
+            told = given[:, told_at:-1]
+            masked, whole = net.read(image, told, mask, both=x is not None)
             h = net.start(masked[-1])
             for level in range(len(net.latents), 0, -1):
                 group: Any = net.groups[level - 1]
                 context = None if whole is None else torch.cat([h, whole[level]], 1)
                 z = pyro.sample(f"z{level}", group.prior(h), infer={"context": context})
                 h = group.onwards(h, z, masked[level - 1])
-            return pyro.sample("x", net.completed(h, image, mask), obs=x)
+            return pyro.sample("x", net.completed(h, image, told, mask), obs=x)
 
-    def completed(self, h: Tensor, image: Tensor, mask: Tensor) -> Any:
+    def completed(self, h: Tensor, image: Tensor, told: Tensor, mask: Tensor) -> Any:
         """The image's distribution, from the decoder's last maps."""
+        shown = torch.cat([told, mask], 1)
         if self.pixels is not None:
-            return CompletedPixels(self.pixels, self.likelihood, h, image, mask)
+            return CompletedPixels(self.pixels, self.likelihood, h, image, shown)
         parameters = self.out(h)
-        return CompletedImage(unwrapped(self.likelihood(parameters)), image, mask)
+        return CompletedImage(unwrapped(self.likelihood(parameters)), image, shown)
 
-    def read(self, image: Tensor, mask: Tensor, both: bool) -> tuple[Any, Any]:
+    def read(self, image: Tensor, told: Tensor, mask: Tensor, both: bool) -> tuple[Any, Any]:
         """Maps of the masked image, and of the whole one if wanted, from one pass."""
-        masked = torch.cat([image * mask, mask], 1)
+        masked = torch.cat([image * mask, told, mask], 1)
         if not both:
             return self.extractor(masked), None
-        whole = torch.cat([image, torch.ones_like(mask)], 1)
+        whole = torch.cat([image, told, torch.ones_like(mask)], 1)
         parts = [maps.chunk(2) for maps in self.extractor(torch.cat([masked, whole]))]
         return [part[0] for part in parts], [part[1] for part in parts]

@@ -31,6 +31,7 @@ from ppl_vae.data import (
     sprites,
 )
 from ppl_vae.data.binarization import check_seed
+from ppl_vae.data.conditions import conditioned
 from ppl_vae.data.images import BINARIZATIONS, Dataset, Factors, Images, Source
 from ppl_vae.data.masks import check_kinds, draw_mixed
 from ppl_vae.data.splits import hold_out
@@ -82,6 +83,7 @@ def load(
     image_size: int | None = None,
     masks: Sequence[str] = (),
     repository: str | None = None,
+    condition: str | Path | None = None,
 ) -> Dataset:
     """Load a set of images; the first time, and unless it is at hand, download it.
 
@@ -102,6 +104,8 @@ def load(
             and test with one drawn once.
         repository: for the large colour sets, "owner/name" of one on the Hugging Face hub in
             place of the set's own.
+        condition: gives each image a vector (`ppl_vae.data.conditions`): "label", its label
+            one-hot, or a .npz file with arrays `train` (and `valid`) and `test`, a row an image.
 
     Raises:
         UsageError: unknown name, impossible request, missing or damaged files; one line with the
@@ -117,6 +121,8 @@ def load(
     train, test = _read(name, binarization, path, image_size, repository)
     _check_grey(name, test.x_shape[0], binarization)
     found = _assemble(name, train, test, about, binarization, valid, seed)
+    if condition is not None:
+        found = conditioned(found, condition)
     return _masked(found, masks, seed) if masks else found
 
 

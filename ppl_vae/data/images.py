@@ -10,6 +10,9 @@ Grey values stay uint8 until they reach the device. What a value means is said b
 
 Images of which a part is missing carry their mask as a last channel, 1 where a pixel is known
 (`ppl_vae.data.masks`): stored (`with_masks`), or drawn anew at every use (`with_fresh_masks`).
+
+Images that come with a vector each, such as a label's or a caption's (`with_vectors`), are given to
+programs with its numbers as maps, one a number and constant, between image and mask.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from ppl_vae.errors import UsageError, nearest
 
 Array: TypeAlias = npt.NDArray[np.uint8]
 Labels: TypeAlias = npt.NDArray[np.int64]
+Vectors: TypeAlias = npt.NDArray[np.float32]
 Index: TypeAlias = slice | npt.NDArray[np.integer[Any]]
 
 BINARIZATIONS = ("none", "dynamic", "static")
@@ -89,6 +93,7 @@ class Images:
         masks: (m, 1, height, width) uint8 of 0 and 1: at every use each image takes one of these
             at random as its last channel, 1 where a pixel is known.
         masked: whether the last channel of `images` is such a mask.
+        vectors: (n, d) float32 or None, a vector for each image.
 
     Raises:
         UsageError: wrong shape, type or length, or a static set with values other than 0 and 1.
@@ -106,6 +111,7 @@ class Images:
     factors: Factors | None = None
     masks: Array | None = None
     masked: bool = False
+    vectors: Vectors | None = None
 
     def __post_init__(self) -> None:
         if self.images.ndim != 4 or self.images.dtype != np.uint8:
@@ -133,9 +139,26 @@ class Images:
 
     @property
     def x_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of a datum, a mask's channel among them."""
+        """(channels, height, width) of a datum, those of vector and mask among them."""
         _, channels, height, width = self.images.shape
-        return channels + (self.masks is not None), height, width
+        return channels + self.condition + (self.masks is not None), height, width
+
+    @property
+    def condition(self) -> int:
+        """Numbers of an image's vector; 0 without."""
+        return 0 if self.vectors is None else self.vectors.shape[1]
+
+    @property
+    def stored(self) -> Array:
+        """(n, c + p, h, w): `images`, and behind them the bytes of each one's vector, if any."""
+        if self.vectors is None:
+            return self.images
+        n, _, height, width = self.images.shape
+        raw = np.ascontiguousarray(self.vectors).view(np.uint8)
+        planes = -(-raw.shape[1] // (height * width))
+        packed = np.zeros((n, planes * height * width), np.uint8)
+        packed[:, : raw.shape[1]] = raw
+        return np.concatenate([self.images, packed.reshape(n, planes, height, width)], axis=1)
 
     @property
     def pixels(self) -> Array:
@@ -163,8 +186,22 @@ class Images:
         self._check_masks(masks, None)
         return replace(self, masks=masks)
 
+    def with_vectors(self, vectors: Any) -> Images:
+        """The images with a vector each, (n, d) finite numbers."""
+        given = np.asarray(vectors)
+        numbers = given.ndim == 2 and np.issubdtype(given.dtype, np.number)
+        if not numbers or len(given) != len(self) or not given.shape[1]:
+            raise UsageError(
+                f"vectors: expected numbers of shape ({len(self)}, d), one row an image, came "
+                f"{given.dtype} of shape {given.shape}"
+            )
+        if not np.isfinite(given).all():
+            first = int(np.argwhere(~np.isfinite(given))[0][0])
+            raise UsageError(f"vectors: NaN or infinity in row {first}: repair it")
+        return replace(self, vectors=given.astype(np.float32))
+
     def without_masks(self) -> Images:
-        """The images alone."""
+        """The images alone, and their vectors."""
         return replace(self, images=self.pixels, masks=None, masked=False)
 
     def _check_masks(self, masks: Array, count: int | None) -> None:
@@ -188,6 +225,7 @@ class Images:
             None if self.factors is None else self.factors[index],
             self.masks,
             self.masked,
+            None if self.vectors is None else self.vectors[index],
         )
 
     def take(self, n: int) -> Images:

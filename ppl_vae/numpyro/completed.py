@@ -25,24 +25,24 @@ from ppl_vae.numpyro.distributions import unwrapped
 
 
 class CompletedImage(dist.Distribution):
-    """Images (n, c + 1, h, w) that carry their mask as last channel, 1 where a pixel is known.
+    """Images (n, c + s, h, w) that carry their mask as last channel, 1 where a pixel is known.
 
     Args:
         base_dist: the missing pixels' distribution, batch shape (n, c, h, w), each by itself.
         image: (n, c, h, w), of which the known pixels are taken.
-        known: (n, 1, h, w), 1 where known.
+        shown: (n, s, h, w), the channels behind it: maps of a condition, and last the mask.
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
-    pytree_data_fields = ("base_dist", "image", "known")
+    pytree_data_fields = ("base_dist", "image", "shown")
 
     def __init__(
-        self, base_dist: Any, image: Array, known: Array, *, validate_args: bool | None = None
+        self, base_dist: Any, image: Array, shown: Array, *, validate_args: bool | None = None
     ) -> None:
         _check(base_dist, image)
-        self.base_dist, self.image, self.known = base_dist, image, known
+        self.base_dist, self.image, self.shown = base_dist, image, shown
         n, channels, *size = image.shape
-        super().__init__((n,), (channels + 1, *size), validate_args=validate_args)
+        super().__init__((n,), (channels + shown.shape[1], *size), validate_args=validate_args)
 
     @constraints.dependent_property(event_dim=3)
     def support(self) -> Any:
@@ -50,21 +50,21 @@ class CompletedImage(dist.Distribution):
 
     def log_prob(self, value: Array) -> Array:
         """(n,): log probability of the missing pixels, nats."""
-        scored = self.base_dist.log_prob(value[..., :-1, :, :])
-        return jnp.where(self.known > 0, 0.0, scored).sum((-3, -2, -1))
+        scored = self.base_dist.log_prob(_pixels_of(value, self.image))
+        return jnp.where(_mask(self.shown), 0.0, scored).sum((-3, -2, -1))
 
     def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Array:
         return self._completed(self.base_dist.sample(key, sample_shape))
 
     @property
     def mean(self) -> Array:
-        """Known pixels as they are, the mean of the missing ones, and the mask."""
+        """Known pixels as they are, the mean of the missing ones, and what is shown."""
         return self._completed(self.base_dist.mean)
 
     def _completed(self, missing: Array) -> Array:
-        image = jnp.where(self.known > 0, self.image, missing.astype(self.image.dtype))
-        mask = jnp.broadcast_to(self.known, (*image.shape[:-3], *self.known.shape[-3:]))
-        return jnp.concatenate([image, mask], axis=-3)
+        image = jnp.where(_mask(self.shown), self.image, missing.astype(self.image.dtype))
+        shown = jnp.broadcast_to(self.shown, (*image.shape[:-3], *self.shown.shape[-3:]))
+        return jnp.concatenate([image, shown], axis=-3)
 
 
 class CompletedPixels(dist.Distribution):
@@ -80,12 +80,12 @@ class CompletedPixels(dist.Distribution):
         net: a `PixelCNNNet` over images (c, h, w), with features s.
         likelihood: parameters to the distribution of pixels given those before them.
         features: s, (n, f, h, w).
-        image, known: as of `CompletedImage`.
+        image, shown: as of `CompletedImage`.
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
     reparametrized_params: ClassVar[list[str]] = []
-    pytree_data_fields = ("net", "features", "image", "known")
+    pytree_data_fields = ("net", "features", "image", "shown")
     pytree_aux_fields = ("likelihood",)
 
     def __init__(
@@ -94,14 +94,14 @@ class CompletedPixels(dist.Distribution):
         likelihood: Callable[[Array], Any],
         features: Array,
         image: Array,
-        known: Array,
+        shown: Array,
         *,
         validate_args: bool | None = None,
     ) -> None:
         self.net, self.likelihood, self.features = net, likelihood, features
-        self.image, self.known = image, known
+        self.image, self.shown = image, shown
         n, channels, *size = image.shape
-        super().__init__((n,), (channels + 1, *size), validate_args=False)
+        super().__init__((n,), (channels + shown.shape[1], *size), validate_args=False)
 
     @constraints.dependent_property(event_dim=3)
     def support(self) -> Any:
@@ -109,9 +109,9 @@ class CompletedPixels(dist.Distribution):
 
     def log_prob(self, value: Array) -> Array:
         """(n,): log probability of the missing pixels, nats."""
-        pixels = value[..., :-1, :, :]
+        pixels = _pixels_of(value, self.image)
         scored = self._pixels(pixels).log_prob(pixels)
-        return jnp.where(self.known > 0, 0.0, scored).sum((-3, -2, -1))
+        return jnp.where(_mask(self.shown), 0.0, scored).sum((-3, -2, -1))
 
     def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Array:
         if sample_shape:
@@ -121,15 +121,24 @@ class CompletedPixels(dist.Distribution):
             drawn: Array = self.likelihood(parameters).sample(rng_key)
             return drawn
 
-        held = (self.image, self.known)
+        held = (self.image, self.shown[:, -1:])
         drawn = self.net.generate(pick, len(self.image), self.features, key, held)
-        return jnp.concatenate([drawn, self.known], axis=1)
+        return jnp.concatenate([drawn, self.shown], axis=1)
 
     def _pixels(self, image: Array) -> Any:
         """Of each pixel given those of `image` before it."""
         found = unwrapped(self.likelihood(self.net(image, self.features)))
         _check(found, image)
         return found
+
+
+def _pixels_of(value: Array, image: Array) -> Array:
+    return value[..., : image.shape[1], :, :]
+
+
+def _mask(shown: Array) -> Array:
+    """(n, 1, h, w), true where a pixel is known."""
+    return shown[:, -1:] > 0
 
 
 def _check(pixels: Any, image: Array) -> None:

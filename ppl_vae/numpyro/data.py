@@ -31,19 +31,25 @@ class DeviceImages:
 
     def __init__(self, images: Any, device: Any, dtype: Any, stream: bool = False) -> None:
         images = as_images(images)
-        raw = images.images if isinstance(images, Images) else images
+        raw = images.stored if isinstance(images, Images) else images
         self.binarization = images.binarization if isinstance(images, Images) else "none"
         self.device, self.dtype = device, dtype
         self.streamed = stream and isinstance(raw, np.memmap)
         self.values: Any = raw if self.streamed else self._placed(raw)
         masks = images.masks if isinstance(images, Images) else None
         self.masks = None if masks is None else jax.device_put(masks, device)
+        told = images if isinstance(images, Images) and images.vectors is not None else None
+        self.condition = 0 if told is None else told.condition
+        self.masked = told is not None and told.masked
+        self.channels = 0 if told is None else told.images.shape[1]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of all images as `batch` gives them, a mask's channel among them."""
+        """Of all images as `batch` gives them, those of vector and mask among them."""
         shape = tuple(self.values.shape)
-        return shape if self.masks is None else (shape[0], shape[1] + 1, *shape[2:])
+        more = self.channels + self.condition - shape[1] if self.condition else 0
+        more += self.masks is not None
+        return (shape[0], shape[1] + more, *shape[2:]) if more else shape
 
     def __len__(self) -> int:
         return len(self.values)
@@ -62,11 +68,24 @@ class DeviceImages:
     def prepared(self, values: Array, rng_key: Any = None) -> Array:
         """Stored values as the likelihood wants them, and a mask where they take one."""
         if self.masks is None:
-            return self._scored(values, rng_key)
+            return self._unpacked(values, rng_key)
         choose, draw = jax.random.split(rng_key)
         chosen = jax.random.randint(choose, (len(values),), 0, len(self.masks))
-        scored = self._scored(values, draw)
+        scored = self._unpacked(values, draw)
         return jnp.concatenate([scored, self.masks[chosen].astype(scored.dtype)], axis=1)
+
+    def _unpacked(self, stored: Array, rng_key: Any) -> Array:
+        """Scored, with each image's vector as maps behind it (see `Images.stored`)."""
+        if not self.condition:
+            return self._scored(stored, rng_key)
+        values = self._scored(stored[:, : self.channels], rng_key)
+        raw = stored[:, self.channels :].reshape(len(stored), -1)[:, : 4 * self.condition]
+        vectors = jax.lax.bitcast_convert_type(
+            raw.reshape(len(raw), self.condition, 4), jnp.float32
+        ).astype(values.dtype)
+        maps = jnp.broadcast_to(vectors[:, :, None, None], (*vectors.shape, *values.shape[2:]))
+        at = values.shape[1] - self.masked  # before its mask
+        return jnp.concatenate([values[:, :at], maps, values[:, at:]], axis=1)
 
     def _scored(self, values: Array, rng_key: Any) -> Array:
         """Stored values as the likelihood wants them."""

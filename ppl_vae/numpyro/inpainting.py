@@ -33,7 +33,8 @@ def complete(
     Args:
         model: called as `model(known=x)`, such as `InpaintingVAE`.
         x: images with their mask as last channel, 1 where known (`Images.with_masks`), or
-            an array (n, c + 1, h, w).
+            an array (n, c + 1, h, w); with maps of a condition before the mask, where the
+            model takes one.
         count: completions an image.
         temperature: factor on the scale of every latent's prior.
         batch_norm: see `ppl_vae.numpyro.asking`.
@@ -52,12 +53,13 @@ def complete(
 
     with asked(program, program, x, params, seed, batch_norm, model) as (data, values, key):
         binarise, noise = random.split(key)
+        channels = data.shape[1] - 1 - getattr(model, "condition", 0)
 
         @jax.jit
         def draw(values: Any, known: Array, rng_key: Any) -> Array:
             with running(values, rng_key):
                 site = handlers.trace(generate).get_trace(known=known)["x"]
-                return (_mean(site) if mean else site["value"])[:, :-1]
+                return (_mean(site) if mean else site["value"])[:, :channels]
 
         known = data.prepared(data.values, binarise)
         draws = [draw(values, known, one) for one in random.split(noise, count)]

@@ -25,24 +25,26 @@ from ppl_vae.pyro.distributions import unwrapped
 
 
 class CompletedImage(TorchDistribution):
-    """Images (n, c + 1, h, w) that carry their mask as last channel, 1 where a pixel is known.
+    """Images (n, c + s, h, w) that carry their mask as last channel, 1 where a pixel is known.
 
     Args:
         base_dist: the missing pixels' distribution, batch shape (n, c, h, w), each by itself.
         image: (n, c, h, w), of which the known pixels are taken.
-        known: (n, 1, h, w), 1 where known.
+        shown: (n, s, h, w), the channels behind it: maps of a condition, and last the mask.
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
     has_rsample = False
 
     def __init__(
-        self, base_dist: Any, image: Tensor, known: Tensor, validate_args: bool | None = None
+        self, base_dist: Any, image: Tensor, shown: Tensor, validate_args: bool | None = None
     ) -> None:
         _check(base_dist, image)
-        self.base_dist, self.image, self.known = base_dist, image, known
+        self.base_dist, self.image, self.shown = base_dist, image, shown
         n, channels, *size = image.shape
-        super().__init__((n,), torch.Size((channels + 1, *size)), validate_args=validate_args)
+        super().__init__(
+            (n,), torch.Size((channels + shown.shape[1], *size)), validate_args=validate_args
+        )
 
     @property
     def support(self) -> Any:
@@ -58,8 +60,8 @@ class CompletedImage(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """(n,): log probability of the missing pixels, nats."""
-        scored = self.base_dist.log_prob(value[..., :-1, :, :])
-        return torch.where(self.known > 0, 0.0, scored).sum((-3, -2, -1))
+        scored = self.base_dist.log_prob(_pixels_of(value, self.image))
+        return torch.where(_mask(self.shown), 0.0, scored).sum((-3, -2, -1))
 
     @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
@@ -67,13 +69,13 @@ class CompletedImage(TorchDistribution):
 
     @property
     def mean(self) -> Tensor:
-        """Known pixels as they are, the mean of the missing ones, and the mask."""
+        """Known pixels as they are, the mean of the missing ones, and what is shown."""
         return self._completed(self.base_dist.mean)
 
     def _completed(self, missing: Tensor) -> Tensor:
-        image = torch.where(self.known > 0, self.image, missing)
-        mask = self.known.expand(*image.shape[:-3], *self.known.shape[-3:])
-        return torch.cat([image, mask], -3)
+        image = torch.where(_mask(self.shown), self.image, missing)
+        shown = self.shown.expand(*image.shape[:-3], *self.shown.shape[-3:])
+        return torch.cat([image, shown], -3)
 
 
 class CompletedPixels(TorchDistribution):
@@ -89,7 +91,7 @@ class CompletedPixels(TorchDistribution):
         net: a `PixelCNNNet` over images (c, h, w), with features s.
         likelihood: parameters to the distribution of pixels given those before them.
         features: s, (n, f, h, w).
-        image, known: as of `CompletedImage`.
+        image, shown: as of `CompletedImage`.
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
@@ -101,13 +103,13 @@ class CompletedPixels(TorchDistribution):
         likelihood: Callable[[Tensor], Any],
         features: Tensor,
         image: Tensor,
-        known: Tensor,
+        shown: Tensor,
         validate_args: bool | None = None,
     ) -> None:
         self.net, self.likelihood, self.features = net, likelihood, features
-        self.image, self.known = image, known
+        self.image, self.shown = image, shown
         n, channels, *size = image.shape
-        super().__init__((n,), torch.Size((channels + 1, *size)), validate_args=False)
+        super().__init__((n,), torch.Size((channels + shown.shape[1], *size)), validate_args=False)
 
     @property
     def support(self) -> Any:
@@ -123,9 +125,9 @@ class CompletedPixels(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """(n,): log probability of the missing pixels, nats."""
-        pixels = value[..., :-1, :, :]
+        pixels = _pixels_of(value, self.image)
         scored = self._pixels(pixels).log_prob(pixels)
-        return torch.where(self.known > 0, 0.0, scored).sum((-3, -2, -1))
+        return torch.where(_mask(self.shown), 0.0, scored).sum((-3, -2, -1))
 
     @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
@@ -136,15 +138,24 @@ class CompletedPixels(TorchDistribution):
             drawn: Tensor = self.likelihood(parameters).sample()
             return drawn
 
-        held = (self.image, self.known)
+        held = (self.image, self.shown[:, -1:])
         drawn = self.net.generate(pick, len(self.image), self.features, held)
-        return torch.cat([drawn, self.known], 1)
+        return torch.cat([drawn, self.shown], 1)
 
     def _pixels(self, image: Tensor) -> Any:
         """Of each pixel given those of `image` before it."""
         found = unwrapped(self.likelihood(self.net(image, self.features)))
         _check(found, image)
         return found
+
+
+def _pixels_of(value: Tensor, image: Tensor) -> Tensor:
+    return value[..., : image.shape[1], :, :]
+
+
+def _mask(shown: Tensor) -> Tensor:
+    """(n, 1, h, w), true where a pixel is known."""
+    return shown[:, -1:] > 0
 
 
 def _check(pixels: Any, image: Tensor) -> None:

@@ -30,7 +30,7 @@ class DeviceImages:
         self, images: Any, device: torch.device, dtype: torch.dtype, stream: bool = False
     ) -> None:
         images = as_images(images)
-        raw = images.images if isinstance(images, Images) else images
+        raw = images.stored if isinstance(images, Images) else images
         self.binarization = images.binarization if isinstance(images, Images) else "none"
         self.device, self.dtype = device, dtype
         if stream and isinstance(raw, np.memmap):
@@ -41,12 +41,18 @@ class DeviceImages:
             self.values = torch.as_tensor(np.ascontiguousarray(raw), device=device)
         masks = images.masks if isinstance(images, Images) else None
         self.masks = None if masks is None else torch.as_tensor(masks, device=device)
+        told = images if isinstance(images, Images) and images.vectors is not None else None
+        self.condition = 0 if told is None else told.condition
+        self.masked = told is not None and told.masked
+        self.channels = 0 if told is None else told.images.shape[1]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of all images as `batch` gives them, a mask's channel among them."""
+        """Of all images as `batch` gives them, those of vector and mask among them."""
         shape = tuple(self.values.shape)
-        return shape if self.masks is None else (shape[0], shape[1] + 1, *shape[2:])
+        more = self.channels + self.condition - shape[1] if self.condition else 0
+        more += self.masks is not None
+        return (shape[0], shape[1] + more, *shape[2:]) if more else shape
 
     def __len__(self) -> int:
         return len(self.values)
@@ -55,11 +61,22 @@ class DeviceImages:
         """Images at `index` (a slice or a tensor), dynamic binarisation and masks drawn anew."""
         if isinstance(index, Tensor):
             index = index.to(self.values.device)
-        values = self._scored(self.values[index].to(self.device))
+        stored = self.values[index].to(self.device)
+        values = self._scored(stored[:, : self.channels] if self.condition else stored)
+        if self.condition:
+            values = self._with_vectors(values, stored[:, self.channels :])
         if self.masks is None:
             return values
         chosen = torch.randint(len(self.masks), (len(values),), device=values.device)
         return torch.cat([values, self.masks[chosen].to(values.dtype)], 1)
+
+    def _with_vectors(self, values: Tensor, packed: Tensor) -> Tensor:
+        """Each image's vector as maps behind it, before its mask (see `Images.stored`)."""
+        raw = packed.flatten(1)[:, : 4 * self.condition].contiguous()
+        vectors = raw.view(torch.float32).to(values.dtype)
+        maps = vectors[:, :, None, None].expand(*vectors.shape, *values.shape[2:])
+        at = values.shape[1] - self.masked
+        return torch.cat([values[:, :at], maps, values[:, at:]], 1)
 
     def _scored(self, values: Tensor) -> Tensor:
         """Stored values as the likelihood wants them."""

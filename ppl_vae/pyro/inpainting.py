@@ -32,7 +32,8 @@ def complete(
     Args:
         model: called as `model(known=x)`, such as `InpaintingVAE`.
         x: images with their mask as last channel, 1 where known (`Images.with_masks`), or
-            an array (n, c + 1, h, w).
+            an array (n, c + 1, h, w); with maps of a condition before the mask, where the
+            model takes one.
         count: completions an image.
         temperature: factor on the scale of every latent's prior.
         batch_norm: see `ppl_vae.pyro.asking`.
@@ -53,4 +54,4 @@ def complete(
         known = data.batch(slice(None))
         sites = [poutine.trace(generate).get_trace(known=known).nodes["x"] for _ in range(count)]
         draws = torch.stack([_mean(site) if mean else site["value"] for site in sites])
-    return draws[:, :, :-1].cpu().numpy()
+    return draws[:, :, : -1 - getattr(model, "condition", 0)].cpu().numpy()
