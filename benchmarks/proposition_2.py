@@ -1,23 +1,31 @@
-r"""What layers of latents add: a correlated density of several modes, fitted by 1, 2, 4, 8 of them.
+r"""What layers of latents add: a correlated density of several modes, by 1, 2, 3 and 4 of them.
 
-    python -m benchmarks.proposition_2                   # some ten minutes of one core
+    python -m benchmarks.proposition_2               # three minutes of one core
+    python -m benchmarks.proposition_2 --ppl pyro    # ten
 
 Child 2021 (arXiv 2011.10650, proposition 2): N-layer VAEs are universal approximators of densities
 of latents. Here z is a point of the plane, from five narrow Normals whose coordinates hang together
 
 .. math:: p^*(z) = \tfrac15 \sum_{k=1}^{5} N(z; \mu_k, s^2 (1, \rho; \rho, 1))
 
-and the lowest site of a `VeryDeepVAE` at resolution 1: two coordinates that are independent and
-Normal given the groups above. With none above the best fit has a closed form. All others have the
-same number of weights (by the width of their nets), of steps and of draws. The gap to the truth,
-E[log p*(z) - log p(z)] >= 0 in nats, is E[log p* - L_K] over fresh draws, and so an upper bound.
+and its coordinates are the two lowest latents of a hierarchy of Normal numbers (`benchmarks.chain_
+pyro`), each with location and scale a net of all numbers above. What such a hierarchy can reach:
 
-Depths that stand in --out already are not trained again; then --figure is drawn.
+- one layer, both coordinates in it: independent Normals, and no nearer than those of p*'s moments;
+- two: the second coordinate's location and scale bend with the first, and still one mode each;
+- three: p* itself. The top number, cut into five parts of equal probability by steep sigmoids,
+  says which Normal; given it both coordinates are Normal, the second's location linear in the
+  first. `by_hand` sets these weights; the divergence goes to zero as the sigmoids get steeper.
+
+All of that is computed by quadrature. Besides, each hierarchy is trained on draws of p*, with
+posteriors that are point masses at the coordinates, and Normal above. The gap to the truth,
+E[log p* - log p] >= 0 in nats, is E[log p* - L_K] over fresh draws, so an upper bound; exact for
+one layer and two. What stands in --out already is not trained again; then --figure is drawn.
 """
 
 from __future__ import annotations
 
-__all__ = ["Mixture", "main", "measure"]
+__all__ = ["Mixture", "by_hand", "gap_by_hand", "main", "measure", "pair", "smallest_gaps"]
 
 import argparse
 import json
@@ -26,21 +34,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import numpy.typing as npt
-from flax import nnx
+from scipy.stats import norm
 
 from benchmarks.machine import describe
 from evaluation._canvas import BLUE, GREY, drawing, save
-from guides.numpyro import VeryDeepGuide
-from models.numpyro import VeryDeepVAE
-from ppl_vae.numpyro import fit, sample, stream_log_weights
-from ppl_vae.settings import ObjectiveSettings
+from ppl_vae.typed import room
 
 OUT = Path(__file__).parent / "results" / "proposition_2.json"
 FIGURE = Path(__file__).parent.parent / "docs" / "figures" / "proposition-2.png"
-WIDTHS = {1: 47, 2: 37, 4: 28, 8: 20}  # of the maps, by depth: 46,000 to 47,400 weights
+LAYERS = (1, 2, 3, 4)
+STEEPNESS = (10, 100, 1000)
 SHOWN = 1500
 Array = npt.NDArray[np.float64]
 
@@ -49,11 +54,11 @@ class Mixture:
     """Five Normals at the corners and the middle of a square, all leaning the same way.
 
     >>> round(float(np.exp(Mixture().log_prob(Mixture.centres))[2]), 2)  # all but a fifth of one's
-    28.34
+    1.77
     """
 
-    centres = np.array([[0.25, 0.25], [0.25, 0.75], [0.5, 0.5], [0.75, 0.25], [0.75, 0.75]])
-    scale, correlation = 0.06, 0.95
+    centres = np.array([[-1.0, -1.0], [-1.0, 1.0], [0.0, 0.0], [1.0, -1.0], [1.0, 1.0]])
+    scale, correlation = 0.24, 0.95
 
     def __init__(self) -> None:
         rho = self.correlation
@@ -72,144 +77,207 @@ class Mixture:
         each = -0.5 * distance - 0.5 * np.linalg.slogdet(2 * np.pi * self.covariance)[1]
         return np.logaddexp.reduce(each, axis=1) - math.log(len(self.centres))
 
-    def narrow_entropy(self) -> float:
-        """Of one of the five, nats."""
-        return float(0.5 * np.linalg.slogdet(2 * math.pi * math.e * self.covariance)[1])
+    def on_grid(self, points: int) -> tuple[Array, Array]:
+        """(axis (points,), log density (points, points)) where all but nothing of the mass is."""
+        axis = (np.arange(points) + 0.5) / points * 6.0 - 3.0
+        rows = [self.log_prob(np.column_stack([np.full(points, a), axis])) for a in axis]
+        return axis, np.stack(rows)
 
-    def entropy(self, points: int = 600) -> float:
-        """Nats, by a sum over a grid of points each way that holds all but nothing of the mass."""
-        axis = (np.arange(points) + 0.5) / points * 1.4 - 0.2
-        grid = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
-        log_prob = self.log_prob(grid)
-        return float(-(np.exp(log_prob) * log_prob).sum() * (1.4 / points) ** 2)
 
-    def gap_of_normal(self, independent: bool) -> float:
-        """Divergence from the nearest single Normal, that of the same moments, nats."""
-        moments = self.covariance + np.cov(self.centres.T, ddof=0)
-        if independent:
-            moments = np.diag(np.diag(moments))
-        normal = 0.5 * np.linalg.slogdet(2 * math.pi * math.e * moments)[1]
-        return float(normal - self.entropy())
+def smallest_gaps(points: int = 240) -> dict[str, float]:
+    """The least that one layer and two can be away from p*, nats, by sums over a grid."""
+    axis, log_prob = Mixture().on_grid(points)
+    step, density = axis[1] - axis[0], np.exp(log_prob)
+    entropy = -(density * log_prob).sum() * step**2
+    first, second = density.sum(1) * step, density.sum(0) * step
+
+    def of_normal(share: Array) -> Array:
+        """Entropy of the Normal of a density's moments, (…, points) to (…)."""
+        mean = (share * axis).sum(-1, keepdims=True) * step
+        variance = (share * (axis - mean) ** 2).sum(-1) * step
+        return np.asarray(0.5 * np.log(2 * np.pi * np.e * variance))
+
+    seen = first > 1e-12
+    given = of_normal(density[seen] / first[seen, None])
+    return {
+        "1": float(of_normal(first) + of_normal(second) - entropy),
+        "2": float(of_normal(first) + (first[seen] * given).sum() * step - entropy),
+    }
+
+
+def by_hand(steepness: float) -> dict[str, Array]:
+    """Weights of a three-layer chain of four sigmoids that is the mixture, the steeper the more."""
+    truth, rho = Mixture(), Mixture.correlation
+    first, second = truth.centres.T
+    rest = second - rho * first
+    cuts = norm.ppf(np.arange(1, 5) / 5)
+
+    def steps(values: Array) -> Array:
+        return np.stack([np.diff(values), np.zeros(4)])
+
+    inside = np.full((4, 1), steepness)
+    return {
+        "model.nets.0.bias": np.zeros(2),
+        "model.nets.1.inside.weight": inside,
+        "model.nets.1.inside.bias": -steepness * cuts,
+        "model.nets.1.outside.weight": steps(first),
+        "model.nets.1.skip.weight": np.zeros((2, 1)),
+        "model.nets.1.bias": np.array([first[0], math.log(truth.scale)]),
+        "model.nets.2.inside.weight": np.hstack([inside, np.zeros((4, 1))]),
+        "model.nets.2.inside.bias": -steepness * cuts,
+        "model.nets.2.outside.weight": steps(rest),
+        "model.nets.2.skip.weight": np.array([[0, rho], [0, 0]]),
+        "model.nets.2.bias": np.array([rest[0], math.log(truth.scale * math.sqrt(1 - rho**2))]),
+    }
+
+
+def gap_by_hand(steepness: float, points: int = 120) -> float:
+    """Divergence of `by_hand` from p*, nats: sums over a grid, and over the top number."""
+    truth, weights = Mixture(), by_hand(steepness)
+    cuts = norm.ppf(np.arange(1, 5) / 5)
+    near = (cuts[:, None] + np.linspace(-15, 15, 121) / steepness).ravel()
+    top = np.unique(np.concatenate([np.linspace(-6, 6, 241), near]))
+    mass = norm.pdf(top) * np.gradient(top)
+    raised = steepness * (top[:, None] - cuts)
+    units = 1 / (1 + np.exp(-np.clip(raised, -500, 500)))
+
+    def net(i: int) -> tuple[Array, float]:
+        bias = weights[f"model.nets.{i}.bias"]
+        return bias[0] + units @ weights[f"model.nets.{i}.outside.weight"][0], math.exp(bias[1])
+
+    axis, log_prob = truth.on_grid(points)
+    (loc, scale), (rest, narrow) = net(1), net(2)
+    gap = 0.0
+    for a, row in zip(axis, log_prob, strict=True):
+        share = mass / mass.sum() * _normal(a - loc, scale)
+        density = _normal(axis[:, None] - rest - truth.correlation * a, narrow) @ share
+        gap += (np.exp(row) * (row - np.log(np.maximum(density, 1e-300)))).sum()
+    return float(gap * (axis[1] - axis[0]) ** 2)
+
+
+def _normal(apart: Array, scale: float) -> Array:
+    """Density of a Normal so far from its location."""
+    return np.asarray(np.exp(-0.5 * (apart / scale) ** 2) / (scale * math.sqrt(2 * math.pi)))
+
+
+def pair(ppl: str, layers: int, seed: int = 0, hidden: int = 64) -> tuple[Any, Any]:
+    """(model, guide) of `benchmarks.chain_<ppl>`, fresh weights."""
+    if ppl == "pyro":
+        import torch
+
+        from benchmarks import chain_pyro
+
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model = chain_pyro.Chain(layers, hidden)
+            return model, chain_pyro.Copy(model)
+    from flax import nnx
+
+    from benchmarks import chain_numpyro
+
+    chain = chain_numpyro.Chain(layers, hidden, rngs=nnx.Rngs(seed))
+    return chain, chain_numpyro.Copy(chain, rngs=nnx.Rngs(seed + 1))
 
 
 def measure(
-    depth: int, seed: int, *, draws: int, epochs: int, samples: int, points: int
+    ppl: str, layers: int, seed: int, *, draws: int, epochs: int, samples: int, points: int
 ) -> dict[str, Any]:
     """One hierarchy trained, its gap to the truth, and draws from it.
 
     Args:
-        depth: groups of latents above the point.
         seed: of weights, draws and noise.
         draws: from the truth, to train on.
-        epochs: passes over them, 256 a step.
-        samples: K of L_K.
+        epochs: passes over them, 512 a step.
+        samples: K of L_K, where there is a layer above the coordinates.
         points: fresh draws that it is averaged over.
     """
-    truth = Mixture()
-    model, guide = _pair(depth, seed)
-    history = fit(
-        model, guide, _images(truth.sample(draws, seed)), epochs=epochs, batch_size=256,
-        learning_rate=2e-3, schedule="cosine", decay_epochs=epochs, clip_norm=200.0, seed=seed,
-        objective=ObjectiveSettings(warmup_epochs=epochs / 4), progress=False,
+    truth, programs = Mixture(), room(ppl)
+    both = pair(ppl, layers, seed)
+    history = programs.fit(
+        *both, _images(truth.sample(draws, seed)), epochs=epochs, batch_size=512,
+        learning_rate=5e-3, schedule="cosine", decay_epochs=epochs, clip_norm=200.0, seed=seed,
+        progress=False,
     ).history  # fmt: skip
     fresh = truth.sample(points, seed + 1000)
-    blocks = stream_log_weights(model, guide, _images(fresh), samples, seed=seed)
-    bound = np.concatenate(
-        [np.logaddexp.reduce(np.float64(w), axis=0) - math.log(samples) for w in blocks]
-    )
-    gap = truth.log_prob(fresh) - bound
-    shown = np.asarray(sample(model, SHOWN, seed=seed)["x"], np.float64).reshape(-1, 2)
+    k = samples if layers > 2 else 1  # exact
+    weights = np.asarray(programs.log_weights(*both, _images(fresh), k, seed=seed), np.float64)
+    gap = truth.log_prob(fresh) - (np.logaddexp.reduce(weights, axis=0) - math.log(k))
+    shown = np.asarray(programs.sample(both[0], SHOWN, seed=seed)["x"], np.float64).reshape(-1, 2)
     return {
-        "weights": _count(model, guide), "steps": int(history["step"][-1]),
-        "gap": float(gap.mean()), "gap_se": float(gap.std(ddof=1) / math.sqrt(points)),
-        "shown": shown.round(4).tolist(),
+        "weights": sum(value.size for value in programs.state(*both).values()),
+        "steps": int(history["step"][-1]), "gap": float(gap.mean()),
+        "gap_se": float(gap.std(ddof=1) / math.sqrt(points)), "shown": shown.round(3).tolist(),
     }  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.proposition_2", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--depths", type=int, nargs="+", choices=list(WIDTHS), default=list(WIDTHS))
+    parser.add_argument("--ppl", choices=("pyro", "numpyro"), default="numpyro")
+    parser.add_argument("--layers", type=int, nargs="+", choices=LAYERS, default=list(LAYERS))
     parser.add_argument("--draws", type=int, default=51_200, help="to train on (51200)")
-    parser.add_argument("--epochs", type=int, default=20, help="passes, 256 draws a step (20)")
+    parser.add_argument("--epochs", type=int, default=100, help="passes, 512 draws a step (100)")
     parser.add_argument("--seeds", type=int, default=3, help="0 … SEEDS - 1 (3)")
     parser.add_argument("--samples", type=int, default=500, help="K of the bound (500)")
-    parser.add_argument("--points", type=int, default=1000, help="that it is averaged over (1000)")
+    parser.add_argument("--points", type=int, default=2000, help="that it is averaged over (2000)")
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--figure", type=Path, default=FIGURE)
     options = parser.parse_args(arguments)
     protocol = {key: getattr(options, key) for key in ("draws", "epochs", "samples", "points")}
     told = json.loads(options.out.read_text()) if options.out.exists() else {}
     if told.get("protocol") != protocol:
-        told = {"machine": describe(), "protocol": protocol, "closed_form": _closed(), "fits": {}}
+        told = {"machine": describe(), "protocol": protocol, "fits": {}}
+        told["smallest"] = smallest_gaps()
+        told["by hand"] = {str(steepness): gap_by_hand(steepness) for steepness in STEEPNESS}
+    fits = told["fits"].setdefault(options.ppl, {})
     for seed in range(options.seeds):
-        for depth in options.depths:
-            fits = told["fits"].setdefault(str(depth), {})
-            if str(seed) not in fits:
-                fits[str(seed)] = measure(depth, seed, **protocol)
+        for layers in options.layers:
+            of_layers = fits.setdefault(str(layers), {})
+            if str(seed) not in of_layers:
+                of_layers[str(seed)] = measure(options.ppl, layers, seed, **protocol)
                 if seed:  # the figure shows the first seed's
-                    del fits[str(seed)]["shown"]
+                    del of_layers[str(seed)]["shown"]
                 options.out.write_text(json.dumps(told) + "\n")
-    shown = {depth: told["fits"][str(depth)] for depth in options.depths}
-    print(_table(told["closed_form"], shown))
-    print(_draw(shown, options.figure))
+    print(_table(told))
+    print(_draw(fits, options.figure))
 
 
 def _images(points: Array) -> npt.NDArray[np.float32]:
-    """Two coordinates as two channels of one pixel."""
-    return points.reshape(-1, 2, 1, 1).astype(np.float32)
+    """Two coordinates as an image of two pixels."""
+    return points.reshape(-1, 1, 1, 2).astype(np.float32)
 
 
-def _pair(depth: int, seed: int) -> tuple[Any, Any]:
-    model = VeryDeepVAE(
-        (2, 1, 1), f"1x{depth}", width=WIDTHS[depth], latent_channels=2, bottleneck=1.0,
-        likelihood="normal", rngs=nnx.Rngs(seed),
-    )  # fmt: skip
-    return model, VeryDeepGuide(model, "1x2", rngs=nnx.Rngs(seed + 1))
+def _table(told: dict[str, Any]) -> str:
+    lines = ["| layers | weights | least possible | trained, Pyro | trained, NumPyro |"]
+    lines.append("|---|---|---|---|---|")
+    smallest = {layers: f"{gap:.3f}" for layers, gap in told["smallest"].items()}
+    for layers in map(str, LAYERS):
+        cells = []
+        for ppl in ("pyro", "numpyro"):
+            runs = told["fits"].get(ppl, {}).get(layers, {}).values()
+            gaps = [run["gap"] for run in runs]
+            spread = f" ± {np.std(gaps, ddof=1):.3f}" if len(gaps) > 1 else ""
+            cells.append(f"{np.mean(gaps):.3f}{spread}" if gaps else "-")
+        counts = [f[layers]["0"]["weights"] for f in told["fits"].values() if layers in f]
+        weights = counts[0] if counts else "-"
+        lines.append(
+            f"| {layers} | {weights} | {smallest.get(layers, '0')} | {' | '.join(cells)} |"
+        )
+    hand = ", ".join(f"{gap:.2g} at {steep}" for steep, gap in told["by hand"].items())
+    return "\n".join([*lines, "", f"three layers by hand, by steepness: {hand}"])
 
 
-def _count(*modules: Any) -> int:
-    return sum(leaf.size for module in modules for leaf in jax.tree.leaves(nnx.state(module)))
-
-
-def _closed() -> dict[str, float]:
-    truth = Mixture()
-    return {
-        "entropy": truth.entropy(),
-        "independent Normal": truth.gap_of_normal(independent=True),
-        "correlated Normal": truth.gap_of_normal(independent=False),
-    }
-
-
-def _table(closed: dict[str, float], fits: dict[int, dict[str, Any]]) -> str:
-    lines = ["| layers above | weights | gap to the truth, nats |", "|---|---|---|"]
-    lines += [f"| none, {name} | - | {closed[name]:.3f} |" for name in list(closed)[1:]]
-    for depth, by_seed in fits.items():
-        gaps = [found["gap"] for found in by_seed.values()]
-        spread = f" ± {np.std(gaps, ddof=1):.3f}" if len(gaps) > 1 else ""
-        weights = next(iter(by_seed.values()))["weights"]
-        lines.append(f"| {depth} | {weights} | {np.mean(gaps):.3f}{spread} |")
-    return "\n".join(lines)
-
-
-def _draw(fits: dict[int, dict[str, Any]], path: Path) -> Path:
-    """Draws from the truth, from the best independent Normal, and from each depth."""
-    truth, rng = Mixture(), np.random.default_rng(0)
-    points = truth.sample(SHOWN, 0)
-    scale = np.sqrt(np.diag(truth.covariance) + truth.centres.var(0))
-    panels = {"truth": points, "no layer above": 0.5 + scale * rng.standard_normal((SHOWN, 2))}
-    for depth, by_seed in fits.items():
-        panels[f"{depth} layer{'s' if depth > 1 else ''} above"] = np.array(by_seed["0"]["shown"])
-    columns = 3
-    rows = math.ceil(len(panels) / columns)
-    with drawing(2.3 * columns, 2.5 * rows) as figure:
-        axes = figure.subplots(rows, columns, squeeze=False).ravel()
-        for ax, (name, drawn) in zip(axes, panels.items(), strict=False):
+def _draw(fits: dict[str, Any], path: Path) -> Path:
+    """Draws from the truth and from each trained hierarchy of the first seed."""
+    panels = {"truth": Mixture().sample(SHOWN, 0)}
+    for layers, by_seed in fits.items():
+        panels[f"{layers} layer{'s' if layers != '1' else ''}"] = np.array(by_seed["0"]["shown"])
+    with drawing(2.2 * len(panels), 2.5) as figure:
+        axes = figure.subplots(1, len(panels), squeeze=False).ravel()
+        for ax, (name, drawn) in zip(axes, panels.items(), strict=True):
             ax.scatter(*drawn.T, s=2, lw=0, alpha=0.5, color=GREY if name == "truth" else BLUE)
             ax.set_title(name)
-            ax.set(xlim=(0, 1), ylim=(0, 1), xticks=[], yticks=[], aspect="equal")
-        for ax in axes[len(panels) :]:
-            ax.set_visible(False)
+            ax.set(xlim=(-2, 2), ylim=(-2, 2), xticks=[], yticks=[], aspect="equal")
         return save(figure, path)
 
 

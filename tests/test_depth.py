@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import norm
+from zoo import PPLS, room, side
 
 from benchmarks import compile_time, proposition_2, sharpness
 from ppl_vae import cli
@@ -16,30 +18,57 @@ from ppl_vae.stages import Pyramid, read_stages
 
 
 def test_the_truth_of_proposition_2() -> None:
-    """Its density sums to one; entropy and the gap of one Normal are means over draws of it."""
+    """Its density sums to one; the gap of one Normal is a mean over draws; two reach further."""
     truth = proposition_2.Mixture()
-    axis = np.linspace(-0.2, 1.2, 701)
-    grid = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
-    assert np.exp(truth.log_prob(grid)).sum() * 0.002**2 == pytest.approx(1, abs=1e-4)
+    axis, log_density = truth.on_grid(400)
+    assert np.exp(log_density).sum() * (axis[1] - axis[0]) ** 2 == pytest.approx(1, abs=1e-6)
     z = truth.sample(40_000, seed=0)
-    log_prob = truth.log_prob(z)
-    normal = -0.5 * ((z - 0.5) ** 2 / z.var(0) + np.log(2 * np.pi * z.var(0))).sum(1)
-    for found, expected in (
-        (-log_prob, truth.entropy()),
-        (log_prob - normal, truth.gap_of_normal(independent=True)),
-    ):
-        assert found.mean() == pytest.approx(expected, abs=4 * found.std() / 200)
+    variance = truth.covariance.diagonal() + truth.centres.var(0)
+    normal = -0.5 * (z**2 / variance + np.log(2 * np.pi * variance)).sum(1)
+    gap = truth.log_prob(z) - normal
+    found = proposition_2.smallest_gaps(400)
+    assert gap.mean() == pytest.approx(found["1"], abs=4 * gap.std() / 200)
+    assert 0 < found["2"] < found["1"]
 
 
+@pytest.mark.parametrize("ppl", PPLS)
+def test_three_layers_by_hand_are_the_mixture(ppl: str) -> None:
+    """Sigmoids that steep are steps: the sum over five values of the top number is the density."""
+    truth = proposition_2.Mixture()
+    z = truth.sample(6, seed=1)
+    top = norm.ppf(np.arange(0.1, 1, 0.2))  # in the middle of each step
+    with side("numpyro").precision("float64"):
+        model, guide = proposition_2.pair(ppl, 3, hidden=4)
+        side(ppl).double(model, guide)
+        weights = {**room(ppl).state(model, guide), **proposition_2.by_hand(1000.0)}
+        room(ppl).load_state(model, guide, weights)
+        latents = {
+            "z3": np.tile(top[:, None, None], (1, 6, 1)),
+            "z2": np.tile(z[:, :1], (5, 1, 1)),
+            "z1": np.tile(z[:, 1:], (5, 1, 1)),
+        }
+        found = room(ppl).log_densities(model, guide, z.reshape(6, 1, 1, 2), latents)
+    below = np.asarray(found["log_prior"]["z2"]) + np.asarray(found["log_prior"]["z1"])
+    np.testing.assert_allclose(
+        np.logaddexp.reduce(below, axis=0) - np.log(5), truth.log_prob(z), rtol=1e-9
+    )
+
+
+def test_steeper_by_hand_is_nearer() -> None:
+    gentle, steep = (proposition_2.gap_by_hand(steepness, points=60) for steepness in (5, 500))
+    assert 0 < steep < 0.02 < gentle
+
+
+@pytest.mark.parametrize("ppl", PPLS)
 def test_proposition_2_goes_on_where_it_stopped(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ppl: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, figure = tmp_path / "found.json", tmp_path / "found.png"
-    argv = ["--depths", "1", "--draws", "512", "--epochs", "1", "--samples", "2", "--points", "4"]
-    argv += ["--seeds", "1", "--out", str(out), "--figure", str(figure)]
+    argv = ["--layers", "3", "--draws", "1024", "--epochs", "1", "--samples", "2", "--points", "4"]
+    argv += ["--seeds", "1", "--ppl", ppl, "--out", str(out), "--figure", str(figure)]
     proposition_2.main(argv)
     told, printed = json.loads(out.read_text()), capsys.readouterr().out
-    assert told["fits"]["1"]["0"]["steps"] == 2
+    assert told["fits"][ppl]["3"]["0"]["steps"] == 2
     assert figure.stat().st_size > 1000
     stamp = out.stat().st_mtime_ns
     proposition_2.main(argv)  # nothing to train
