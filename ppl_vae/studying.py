@@ -4,6 +4,7 @@ OUT/MEMBER/ or OUT/MEMBER/seed-N/   a run's folder
 OUT/study.json                      every member's evaluation
 OUT/table.md                        the comparison, mean ± standard deviation over seeds
 OUT/training.png, OUT/curves.png    their training side by side
+OUT/kl_gaps.png                     KL by site for training and validation images, if there are any
 OUT/along.png                       the columns against what members differ in, where that is said
 
 A study that was stopped goes on where it stands when the same command is given again.
@@ -187,7 +188,7 @@ def _tell(
     """The comparison's files."""
     from evaluation import figures
     from evaluation.latent_figures import side_by_side
-    from evaluation.study_figures import along
+    from evaluation.study_figures import along, kl_gaps
     from ppl_vae.runs import write_atomically
 
     whole = {"study": study.name, "description": study.description, "members": told}
@@ -195,6 +196,8 @@ def _tell(
     write_atomically(out / "table.md", f"{rows}\n".encode())
     side_by_side(histories, out / "training.png")
     figures.compare_curves(histories, out / "curves.png")
+    if all("valid_kl" in history and history.sizes["site"] for history in histories.values()):
+        kl_gaps(histories, out / "kl_gaps.png")
     for title, at in study.along.items():
         columns = {name: place for name, place in study.columns.items() if isinstance(place, str)}
         along(title, _points(told, at, columns), out / "along.png")

@@ -7,9 +7,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+import xarray as xr
 import yaml
 
+from evaluation.study_figures import kl_gaps
 from ppl_vae import cli, experiment, studies, studying
 from ppl_vae.errors import UsageError
 from ppl_vae.runs import Run
@@ -61,6 +64,20 @@ def test_a_study_is_trained_told_and_gone_on_with(
     assert stamps == [
         (out / name / "evaluation.json").stat().st_mtime_ns for name in ("plain", "weak")
     ]
+
+
+def test_gaps_of_divergence_by_layer(tmp_path: Path) -> None:
+    """Drawn where every run has validation images; runs may have other sites."""
+
+    def history(sites: list[str]) -> xr.Dataset:
+        kl = np.arange(2.0 * len(sites)).reshape(2, -1)
+        both = {"kl": (("step", "site"), kl), "valid_kl": (("step", "site"), kl + 1)}
+        return xr.Dataset(both, coords={"site": sites, "epoch": ("step", [1, 2])})
+
+    runs = {"one": history(["z1"]), "two": history(["z1", "z2"])}
+    assert kl_gaps(runs, tmp_path / "gaps.png").stat().st_size > 1000
+    with pytest.raises(UsageError, match="valid_kl"):
+        kl_gaps({**runs, "none": runs["one"].drop_vars("valid_kl")}, tmp_path / "gaps.png")
 
 
 def test_a_stopped_study_goes_on(tmp_path: Path) -> None:
