@@ -231,7 +231,7 @@ def test_masks_are_fresh_at_every_use(ppl: str) -> None:
 
 # A condition: a vector for each image, shown between image and mask
 
-CONDITION = {"x_shape": (4, 5, 4), "condition": 2}
+CONDITION: dict[str, Any] = {"x_shape": (4, 5, 4), "condition": 2}
 
 
 def conditioned(values: tuple[float, float], dtype: Any = np.float32) -> Any:
@@ -510,7 +510,9 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_inpaint_with_a_label(labelled: Path, tmp_path: Path) -> None:
     """A label is its one-hot vector; another one fills in otherwise; none is the image's own."""
-    label = int(load("digits").test[:1].labels[0])
+    labels = load("digits").test.labels
+    assert labels is not None
+    label = int(labels[0])
     np.save(tmp_path / "vector.npy", np.eye(10)[label])
     found = []
     for given in (
