@@ -21,6 +21,7 @@ from numpyro.infer.autoguide import AutoGuide
 from ppl_vae import loop
 from ppl_vae.architecture import check_images
 from ppl_vae.errors import TrainingError, UsageError
+from ppl_vae.numpyro import ranks
 from ppl_vae.numpyro.bind import (
     SiteRecorder,
     StateRecorder,
@@ -43,6 +44,7 @@ from ppl_vae.numpyro.distributions import unwrapped
 from ppl_vae.numpyro.guide import quiet, set_mode
 from ppl_vae.numpyro.inference import moments_of
 from ppl_vae.numpyro.information import unit_divergence
+from ppl_vae.numpyro.mesh import mesh_of
 from ppl_vae.numpyro.objective import Objective, traces
 from ppl_vae.numpyro.optimizers import clipped, device_of, optimizer_of
 from ppl_vae.numpyro.regularizers import Penalty
@@ -78,6 +80,8 @@ def fit(
             that are mapped into memory (`numpy.memmap`) stay on disk, and come in by parts.
         valid: the same; its ELBO decides which weights are the best, and early stopping.
         objective: warm-up, beta, free bits, importance samples (`ObjectiveSettings`).
+            Several processes (JAX's) share each batch; the first alone writes, shows the bar and
+            calls back.
         run: folder that takes checkpoints, history, TensorBoard scalars.
         resume: go on from the run's last whole checkpoint.
         progress: show a bar.
@@ -94,8 +98,11 @@ def fit(
     """
     settings = TrainingSettings.from_keywords(training)
     goal = objective or ObjectiveSettings()
+    ranks.join(settings)
+    if run is not None and resume:
+        ranks.same("--resume", run.last.name if run.last else "no checkpoint")
     with _surroundings(settings) as device:
-        trainer = NumPyroTrainer(model, guide, train, valid, goal, settings, device)
+        trainer = _trainer(model, guide, train, valid, goal, settings, device)
         try:
             history, best_epoch = loop.train(
                 trainer,
@@ -106,6 +113,7 @@ def fit(
                 resume=resume,
                 show_progress=progress,
                 callbacks=callbacks,
+                leads=ranks.leads(),
             )
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
@@ -115,6 +123,17 @@ def fit(
             ) from error
         trainer.write_back()
         return loop.Fit(history, trainer.learned(), best_epoch)
+
+
+def _trainer(model: Any, guide: Any, *args: Any) -> NumPyroTrainer:
+    """For one device, or for several."""
+    *others, settings, device = args
+    mesh = mesh_of(settings.device, settings.devices)
+    if mesh is None:
+        return NumPyroTrainer(model, guide, *args)
+    from ppl_vae.numpyro.sharded import ShardedTrainer
+
+    return ShardedTrainer(model, guide, *others, settings, mesh)
 
 
 @contextmanager
@@ -373,10 +392,20 @@ class NumPyroTrainer:
             means = self.objective.terms(self.model, self.guide, x).means(len(self.train))
         return len(x) * jnp.stack([means.log_likelihood, *(means.kl[s] for s in self.sites)])
 
+    @property
+    def held(self) -> State:
+        """The state where the modules are."""
+        return self.now
+
+    def _probe(self) -> Array:
+        """Stored images that the posterior's range is read from."""
+        return self.train.values[:PROBE]
+
     def posterior_range(self) -> dict[str, np.ndarray] | None:
         """What the first training images' posteriors span; see `loop.Trainer`."""
+        held = self.held
         with quiet(self.model, self.guide):
-            found = self._spans(self.now.params, self.now.mutable, self.train.values[:PROBE])
+            found = self._spans(held.params, held.mutable, self._probe())
         if not self.sites or set(found["posterior_loc"]) != set(self.sites):
             return None
         counts = {site: np.asarray(part) for site, part in found.pop("code_counts").items()}
@@ -417,7 +446,7 @@ class NumPyroTrainer:
 
     def prior_samples(self, num_samples: int) -> np.ndarray | None:
         """Mean images (n, c, h, w) of prior draws; None for programs that do not generate."""
-        params = {**self.constrained(self.now.params), **self.now.mutable}
+        params = {**self.constrained(self.held.params), **self.held.mutable}
         try:
             drawn = sample(self.model, num_samples, params=params, seed=self.settings.seed + 1)
             return np.asarray(drawn["x_mean"])
@@ -434,28 +463,28 @@ class NumPyroTrainer:
 
     def write_back(self) -> None:
         """The present weights into the modules."""
-        self._into_modules(self.now.params)
+        self._into_modules(self.held.params)
 
     def _into_modules(self, params: Any) -> None:
         # Copies: the next epoch's step takes the buffers of `self.now` for its own.
-        values = {**params, **self.now.mutable}
+        values = {**params, **self.held.mutable}
         write_back(self._held, _copied({name: values[name] for name in self._held}))
 
     def learned(self) -> dict[str, Any]:
         """Constrained values of what plain functions asked for, their mutable sites among it."""
-        own = {**self.constrained(self.now.params), **self.now.mutable}
+        own = {**self.constrained(self.held.params), **self.held.mutable}
         return {name: value for name, value in own.items() if not self._in_module(name)}
 
     def _in_module(self, site: str) -> bool:
         return site.rpartition("$")[0] in self.modules
 
     def weights(self) -> Arrays:
-        return self._as_arrays(self.now.params)
+        return self._as_arrays(self.held.params)
 
     def averaged_weights(self) -> Arrays | None:
         if self.now.averaged is None:
             return None
-        arrays = self._as_arrays(self.now.averaged)
+        arrays = self._as_arrays(self.held.averaged)
         self.write_back()
         return arrays
 
@@ -475,8 +504,9 @@ class NumPyroTrainer:
         return jax.tree.map(jnp.array, {**params, **unflat("params", plain, extra)})
 
     def state(self) -> tuple[Arrays, dict[str, Any]]:
-        arrays = flat("optimizer", self.now.optimizer) | flat("mutable", self.now.mutable)
-        arrays |= flat("spectral", self.now.vectors)
+        held = self.held
+        arrays = flat("optimizer", held.optimizer) | flat("mutable", held.mutable)
+        arrays |= flat("spectral", held.vectors)
         return arrays, {"device": jax.default_backend()}
 
     def restore(self, weights: Arrays, averaged: Arrays | None, state: Arrays, info: Any) -> None:
