@@ -127,9 +127,7 @@ def _jitted(fn: Callable[..., Array], mesh: Mesh | None) -> Callable[..., Array]
     return lambda *args: compiled(*jax.tree.map(lambda leaf: put(leaf, alike), args))
 
 
-def _weights(
-    model: Any, guide: Any, x: Array, repeats: int, mesh: Mesh | None = None
-) -> Array:
+def _weights(model: Any, guide: Any, x: Array, repeats: int, mesh: Mesh | None = None) -> Array:
     """(repeats, n) log weights."""
     n = len(x)
     kwargs = {}

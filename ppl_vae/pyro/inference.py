@@ -105,9 +105,7 @@ def stream_log_weights(
         with asked(model, guide, x, params, seed, batch_norm) as data:
             _set_random(noise)
             places = slice(start, min(start + size, count))
-            repeats = [
-                min(at_once, num_samples - done) for done in range(0, num_samples, at_once)
-            ]
+            repeats = [min(at_once, num_samples - done) for done in range(0, num_samples, at_once)]
             found = weights(model, guide, data, places, repeats)
             noise = _random(data.device)
         yield found.cpu().numpy()

@@ -148,9 +148,7 @@ class _Rows(TorchFunctionMode):
         super().__init__()
         self.rows, self.total = index, total
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         draw = DRAWS.get(func)
         if draw is None:
             return func(*args, **(kwargs or {}))
@@ -158,7 +156,9 @@ class _Rows(TorchFunctionMode):
 
     def in_place(self, func: Any, args: Any, kwargs: Any) -> Any:
         value, *others = args
-        drawn = func(value.new_empty(self._shape(value.shape)), *map(self._spread, others), **kwargs)
+        drawn = func(
+            value.new_empty(self._shape(value.shape)), *map(self._spread, others), **kwargs
+        )
         return value.copy_(self._own(drawn))
 
     def like(self, func: Any, args: Any, kwargs: Any) -> Any:
