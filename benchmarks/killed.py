@@ -3,8 +3,8 @@
     python -m benchmarks.killed                     # writes benchmarks/results/killed.json
     python -m benchmarks.killed --ppl numpyro --kills 20
 
-The command line trains a small ladder VAE on digits, with a checkpoint after each epoch: in Pyro two
-processes, launched as torchrun launches them (gloo), in NumPyro one process with eight devices
+The command line trains a small ladder VAE on digits, with a checkpoint after each epoch: in Pyro
+two processes, launched as torchrun launches them (gloo); in NumPyro one process with eight devices
 that XLA is made to show. One run is left alone. The other is killed (SIGKILL, one of its processes,
 drawn) at random moments: three in four within the two epochs after a new checkpoint, one in four
 at any moment since its start, imports and compilation included. Each time it is resumed; held where
@@ -75,7 +75,8 @@ def _one(ppl: str, folder: Path, kills: int, epochs: int, seed: int) -> dict[str
         struck.append(_epoch(path))
     _finish(ppl, path, epochs)
     one, two = _arrays(folder / "whole"), _arrays(path)
-    different = [name for name in one if not np.array_equal(one[name], two.get(name))]
+    both = one.keys() & two.keys()
+    different = [name for name in both if not np.array_equal(one[name], two[name])]
     return {
         "ppl": ppl,
         "processes": PROCESSES if ppl == "pyro" else 1,

@@ -56,7 +56,9 @@ TRIALS = {
     "balanced": Trial(
         "nvae", "nvae", {"balance": True, "warmup_epochs": 4, "spectral_weight": 0.1}
     ),
-    "codebook": Trial("vq-vae", "vector-quantizer", {}, {"update": "ema", "start": "kmeans", "restart": 0.5}),
+    "codebook": Trial(
+        "vq-vae", "vector-quantizer", {}, {"update": "ema", "start": "kmeans", "restart": 0.5}
+    ),
     "relaxed": Trial("vq-vae", "gumbel-softmax"),
 }  # fmt: skip
 
@@ -97,10 +99,13 @@ def refused(ppl: str, out: Path) -> None:
 
 
 def whole(ppl: str, out: Path, name: str = "whole", dies: bool = False) -> None:
-    """A run from where it stands to its end, or to its leader's death in the second epoch."""
+    """A run from where it stands to its end, or to its leader's death in the second epoch.
+
+    Its images stay on disk.
+    """
     pair = Case(ppl, "hierarchy", "ladder").build()
     callbacks = [_die] if dies else []
-    fit(ppl, pair, out / name, epochs=EPOCHS, callbacks=callbacks, ema=0.9)
+    fit(ppl, pair, out / name, epochs=EPOCHS, callbacks=callbacks, ema=0.9, mapped=True)
 
 
 def killed(ppl: str, out: Path) -> None:
@@ -118,7 +123,7 @@ def _die(history: Any) -> None:
 
 def fit(
     ppl: str, pair: Any, path: Path, objective: Any = None, epochs: int = 1, images: int = 23,
-    **settings: Any,
+    mapped: bool = False, **settings: Any,
 ) -> None:  # fmt: skip
     ranks = room(ppl).ranks
     ranks.wait()
@@ -126,10 +131,12 @@ def fit(
     ranks.wait()
     if ranks.leads() and not resume:
         Run.create(path, Recipe.from_dict(TINY).to_dict(), ppl, x_shape=list(X_SHAPE))
+        np.save(path / "grey.npy", GREY)
     ranks.wait()
+    grey = np.load(path / "grey.npy", mmap_mode="r") if mapped else GREY
     room(ppl).fit(
         *pair,
-        Images(GREY[:images], binarization="dynamic"),
+        Images(grey[:images], binarization="dynamic"),
         valid=Images((GREY[16:] > 127).astype(np.uint8), binarization="static"),
         objective=objective,
         run=Run.open(path),

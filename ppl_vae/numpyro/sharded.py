@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jax.sharding import Mesh
 
@@ -59,7 +60,8 @@ class ShardedTrainer(NumPyroTrainer):
         return jax.tree.map(lambda leaf: put(jnp.array(leaf), self.alike), now)
 
     def _probe(self) -> Array:
-        return jnp.asarray(here(super()._probe()))
+        stored = super()._probe()
+        return stored if isinstance(stored, np.ndarray) else here(stored)
 
     def _drawn_step(
         self, now: State, values: Array, key: Any, kl_weight: Any, rate: Any

@@ -125,15 +125,15 @@ def fit(
         return loop.Fit(history, trainer.learned(), best_epoch)
 
 
-def _trainer(model: Any, guide: Any, *args: Any) -> NumPyroTrainer:
-    """For one device, or for several."""
-    *others, settings, device = args
+def _trainer(*args: Any) -> NumPyroTrainer:
+    """For one device, the last of the arguments, or for several."""
+    *others, settings, _ = args
     mesh = mesh_of(settings.device, settings.devices)
     if mesh is None:
-        return NumPyroTrainer(model, guide, *args)
+        return NumPyroTrainer(*args)
     from ppl_vae.numpyro.sharded import ShardedTrainer
 
-    return ShardedTrainer(model, guide, *others, settings, mesh)
+    return ShardedTrainer(*others, settings, mesh)
 
 
 @contextmanager

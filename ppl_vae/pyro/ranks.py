@@ -20,6 +20,7 @@ __all__ = [
 ]
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -181,6 +182,7 @@ def _take_device(device: torch.device, told: launch.Launch) -> None:
             f"{here}: --nproc-per-node {here}, or training.device=cpu"
         )
     torch.cuda.set_device(told.local_rank)
+    warnings.filterwarnings("ignore", message="CUDA reports that you have")  # each takes its own
 
 
 def _has(backend: str) -> bool:

@@ -37,10 +37,9 @@ class ShardedObjective(Objective):
 
     def means(self, terms: Terms) -> Means:
         own = super().means(terms)
-        penalised = not isinstance(own.penalty, float)
-        parts: list[Any] = [own.log_likelihood, *own.kl.values()]
-        likelihood, *rest = _share().means([*parts, own.penalty] if penalised else parts)
-        penalty: Any = rest.pop() if penalised else own.penalty
+        extra = [] if isinstance(own.penalty, float) else [own.penalty]
+        likelihood, *rest = _share().means([own.log_likelihood, *own.kl.values(), *extra])
+        penalty = rest.pop() if extra else own.penalty
         return Means(likelihood, dict(zip(own.kl, rest, strict=True)), penalty)
 
     def batch_means(self, values: list[Tensor]) -> list[Tensor]:

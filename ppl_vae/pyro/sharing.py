@@ -60,9 +60,7 @@ class Share:
 
     def own(self, repeats: int = 1, each: int = 1) -> Own:
         """Handler for the batch with `each` rows an image, `repeats` times one after the other."""
-        rows = torch.arange(self.rows.start * each, self.rows.stop * each)
-        total = self.total * each
-        return Own((torch.arange(repeats)[:, None] * total + rows).flatten(), repeats * total)
+        return Own(slice(self.rows.start * each, self.rows.stop * each), self.total * each, repeats)
 
     def means(self, values: Sequence[Tensor]) -> list[Tensor]:
         """Means over the batch from those over each share, as the loss of one process has them.
@@ -108,17 +106,19 @@ class Own(Messenger):
     """Handler: what the data's sites draw are this process's rows of what one process draws.
 
     Args:
-        index: (n,) rows of this process's among those of the batch.
+        rows: this process's of the batch.
         total: rows of the batch.
+        repeats: how many such batches, one after the other.
     """
 
-    def __init__(self, index: Tensor, total: int) -> None:
+    def __init__(self, rows: slice, total: int, repeats: int = 1) -> None:
         super().__init__()
-        self.index, self.total = index, total
+        self.rows, self.total, self.repeats = rows, total, repeats
+        self.count = repeats * (rows.stop - rows.start)
 
     def drawing(self) -> TorchFunctionMode:
         """Context in which torch draws rows of the whole batch and gives this process's."""
-        return _Rows(self.index, self.total)
+        return _Rows(self)
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["done"] or msg["is_observed"] or site_is_subsample(msg) or not self._has_rows(msg):
@@ -130,9 +130,9 @@ class Own(Messenger):
     def _has_rows(self, msg: Any) -> bool:
         """Whether a site is drawn for each image; UsageError where not along its first axis."""
         batch = msg["fn"].batch_shape
-        dims = [f.dim for f in msg["cond_indep_stack"] if f.size == len(self.index)]
+        dims = [frame.dim for frame in msg["cond_indep_stack"] if frame.size == self.count]
         if not dims:
-            return bool(len(batch)) and batch[0] == len(self.index)
+            return bool(len(batch)) and batch[0] == self.count
         if -dims[0] != len(batch):
             raise UsageError(
                 f"site {msg['name']}: expected the data's plate outermost where processes share a "
@@ -144,26 +144,24 @@ class Own(Messenger):
 class _Rows(TorchFunctionMode):
     """Draws whose first axis runs over the rows, or over a multiple of them, row after row."""
 
-    def __init__(self, index: Tensor, total: int) -> None:
+    def __init__(self, own: Own) -> None:
         super().__init__()
-        self.rows, self.total = index, total
+        self.own = own
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         draw = DRAWS.get(func)
         if draw is None:
             return func(*args, **(kwargs or {}))
-        return draw(self, func, args, kwargs or {})
+        return draw(self, func, args, dict(kwargs or {}))
 
     def in_place(self, func: Any, args: Any, kwargs: Any) -> Any:
         value, *others = args
-        drawn = func(
-            value.new_empty(self._shape(value.shape)), *map(self._spread, others), **kwargs
-        )
-        return value.copy_(self._own(drawn))
+        drawn = value.new_empty(self._shape(value.shape))
+        return value.copy_(self._kept(func(drawn, *map(self._spread, others), **kwargs)))
 
     def like(self, func: Any, args: Any, kwargs: Any) -> Any:
         value, *others = args
-        return self._own(func(value.new_empty(self._shape(value.shape)), *others, **kwargs))
+        return self._kept(func(value.new_empty(self._shape(value.shape)), *others, **kwargs))
 
     def sized(self, func: Any, args: Any, kwargs: Any) -> Any:
         """`torch.rand` and its like; `torch.randint`'s size comes after its bounds."""
@@ -171,10 +169,10 @@ class _Rows(TorchFunctionMode):
         if size is None:
             named = [arg for arg in args if not isinstance(arg, int)]
             size, args = (named[0], args[: args.index(named[0])]) if named else (args, ())
-        return self._own(func(*args, size=self._shape(tuple(size)), **kwargs))
+        return self._kept(func(*args, size=self._shape(tuple(size)), **kwargs))
 
     def of_tensors(self, func: Any, args: Any, kwargs: Any) -> Any:
-        return self._own(func(*map(self._spread, args), **kwargs))
+        return self._kept(func(*map(self._spread, args), **kwargs))
 
     def refused(self, func: Any, args: Any, kwargs: Any) -> Any:
         raise UsageError(
@@ -183,28 +181,33 @@ class _Rows(TorchFunctionMode):
         )
 
     def _shape(self, shape: Sequence[int]) -> tuple[int, ...]:
-        if not shape or shape[0] % len(self.rows):
+        """Of the whole batch's draw, from that of this process's rows."""
+        count = self.own.count
+        if not shape or shape[0] % count:
             raise UsageError(
-                f"training: expected noise for each of {len(self.rows)} rows, came shape "
-                f"{tuple(shape)}: train in one process"
+                f"training: expected noise for each of {count} rows, came shape {tuple(shape)}: "
+                "train in one process"
             )
-        return (shape[0] // len(self.rows) * self.total, *shape[1:])
+        return (shape[0] // count * self.own.total * self.own.repeats, *shape[1:])
 
-    def _at(self, length: int, device: torch.device) -> Tensor:
-        """Positions of this process's rows among `length` of the batch."""
-        each = length // self.total
-        rows = self.rows if each == 1 else self.rows[:, None] * each + torch.arange(each)
-        return rows.flatten().to(device)
+    def _view(self, drawn: Tensor) -> Tensor:
+        """(repeats, this process's rows, …) of the whole batch's draw."""
+        own = self.own
+        each = len(drawn) // (own.total * own.repeats)
+        batches = drawn.unflatten(0, (own.repeats, own.total * each))
+        return batches[:, own.rows.start * each : own.rows.stop * each]
 
-    def _own(self, drawn: Tensor) -> Tensor:
-        return drawn.index_select(0, self._at(len(drawn), drawn.device))
+    def _kept(self, drawn: Tensor) -> Tensor:
+        return self._view(drawn).flatten(0, 1).clone()  # the rest is given back
 
     def _spread(self, value: Any) -> Any:
         """A parameter of a draw with rows for the others' images; what is in them is not kept."""
         if not isinstance(value, Tensor) or not value.dim():
             return value
         spread = value.new_ones(self._shape(value.shape))
-        return spread.index_copy_(0, self._at(len(spread), value.device), value)
+        view = self._view(spread)
+        view.copy_(value.reshape(view.shape))
+        return spread
 
 
 Draw = Callable[[_Rows, Any, Any, Any], Any]
