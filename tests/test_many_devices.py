@@ -10,12 +10,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import many_devices
 import numpy as np
 import pytest
 
+from benchmarks import killed
 from ppl_vae import cli, launch
 from ppl_vae.runs import Run
 
@@ -134,6 +136,43 @@ def test_killed_run_ends_where_the_uninterrupted_one_does(ppl: str, found: Any) 
     one, two = (arrays(folder / name) for name in ("whole", "killed"))
     assert one.keys() == two.keys()
     assert not [key for key in one if not np.array_equal(one[key], two[key])]
+
+
+TRAINS = """
+import sys
+import numpy as np
+from ppl_vae.runs import Checkpoint, Run
+path, epochs, noise = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+new = not (Run(path).path / "run.json").exists()
+run = Run.create(path, {}, "pyro") if new else Run.open(path)
+begun = 0 if run.last is None else run.restore().info["epoch"]
+for epoch in range(begun + 1, epochs + 1):
+    w = np.full(3, epoch + noise * begun)
+    run.save(Checkpoint({"weights": {"w": w}}, {"epoch": epoch}))
+"""
+
+
+@pytest.mark.parametrize(("noise", "status"), [(0.0, 0), (1.0, 1)])
+def test_kills_are_counted_and_compared(
+    noise: float, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training that forgets where it stood is found out; the script's own training is slow."""
+
+    def begin(ppl: str, path: Path, epochs: int) -> list[subprocess.Popen[str]]:
+        argv = [sys.executable, "-c", TRAINS, str(path), str(epochs), str(noise)]
+        return [
+            subprocess.Popen(argv, env={**os.environ, **PATHS}, text=True, stderr=subprocess.PIPE)
+        ]
+
+    late = SimpleNamespace(random=lambda: 1.0, uniform=lambda *_: 0.0, choice=lambda some: some[0])
+    monkeypatch.setattr(killed, "_start", begin)
+    monkeypatch.setattr(killed, "random", SimpleNamespace(Random=lambda _: late))
+    out = tmp_path / "killed.json"
+    argv = ["--ppl", "pyro", "--kills", "2", "--epochs", "300", "--out", str(out)]
+    assert killed.main(argv) == status
+    (row,) = json.loads(out.read_text())["rows"]
+    assert row["kills"] == 2
+    assert row["different"] == (["weights/w"] if status else [])
 
 
 FULL = {

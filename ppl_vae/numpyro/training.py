@@ -127,13 +127,13 @@ def fit(
 
 def _trainer(*args: Any) -> NumPyroTrainer:
     """For one device, the last of the arguments, or for several."""
-    *others, settings, _ = args
+    settings = args[-2]
     mesh = mesh_of(settings.device, settings.devices)
     if mesh is None:
         return NumPyroTrainer(*args)
     from ppl_vae.numpyro.sharded import ShardedTrainer
 
-    return ShardedTrainer(*others, settings, mesh)
+    return ShardedTrainer(*args[:-1], mesh)
 
 
 @contextmanager
