@@ -94,7 +94,7 @@ class ShardedTrainer(PyroTrainer):
         gone through here, such that a run that is resumed has the order of one that is not.
         """
         few = slice(0, min(2 * ranks.count(), self.batch_size))
-        parameters = list(self.parameters.values())
+        parameters = [p for p in self.parameters.values() if p.requires_grad]
 
         def loss(run: Callable[..., Any]) -> Tensor:
             share = Share(few.stop)
