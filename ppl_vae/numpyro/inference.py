@@ -100,6 +100,8 @@ def stream_log_weights(
         if isinstance(guide, AutoGuide):  # a posterior for each place in the batch
             size, at_once = len(data), 1
         mesh = mesh_of() if spread else None
+        if mesh is not None:
+            values = jax.tree.map(lambda leaf: put(leaf, everywhere(mesh)), values)
 
         def weights(values: Any, stored: Array, binarise: Any, noise: Any) -> Array:
             images = data.prepared(stored, binarise)

@@ -72,6 +72,9 @@ def fit(
 ) -> loop.Fit:
     """Train a model and a guide.
 
+    Several devices share each batch (`devices="all"`), and several processes (JAX's), of which the
+    first alone writes, shows the bar and calls back (`ppl_vae.numpyro.ranks`).
+
     Args:
         model: a NumPyro program `model(x=None, *, n=None)`: a module, or a plain function.
         guide: a `Guide`, a module or a plain function over the same latent sites, or one of
@@ -80,8 +83,6 @@ def fit(
             that are mapped into memory (`numpy.memmap`) stay on disk, and come in by parts.
         valid: the same; its ELBO decides which weights are the best, and early stopping.
         objective: warm-up, beta, free bits, importance samples (`ObjectiveSettings`).
-            Several processes (JAX's) share each batch; the first alone writes, shows the bar and
-            calls back.
         run: folder that takes checkpoints, history, TensorBoard scalars.
         resume: go on from the run's last whole checkpoint.
         progress: show a bar.

@@ -57,6 +57,9 @@ def fit(
 ) -> loop.Fit:
     """Train a model and a guide.
 
+    Several processes (torchrun's) share each batch; the first alone writes, shows the bar and calls
+    back (`ppl_vae.pyro.ranks`).
+
     Args:
         model: a Pyro program `model(x=None, *, n=None)`: a module, or a plain function.
         guide: a `Guide`, a module or a plain function over the same latent sites, or one of
@@ -65,8 +68,6 @@ def fit(
             that are mapped into memory (`numpy.memmap`) stay on disk, and come in batch by batch.
         valid: the same; its ELBO decides which weights are the best, and early stopping.
         objective: warm-up, beta, free bits, importance samples (`ObjectiveSettings`).
-            Several processes (torchrun's) share each batch; the first alone writes, shows the bar
-            and calls back.
         run: folder that takes checkpoints, history, TensorBoard scalars.
         resume: go on from the run's last whole checkpoint.
         progress: show a bar.
