@@ -134,7 +134,7 @@ def _trainer(*args: Any) -> NumPyroTrainer:
         return NumPyroTrainer(*args)
     from ppl_vae.numpyro.sharded import ShardedTrainer
 
-    return ShardedTrainer(*args[:-1], mesh)
+    return ShardedTrainer(*args[:-1], mesh=mesh)
 
 
 @contextmanager
