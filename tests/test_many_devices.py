@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from benchmarks import killed
+from evaluation import importance_weighted_nll
 from ppl_vae import cli, launch
 from ppl_vae.runs import Run
 
@@ -111,6 +112,8 @@ def test_likelihoods_are_those_of_one_device(ppl: str, found: Any) -> None:
     for name in one.files:
         assert many[name].shape == one[name].shape
         np.testing.assert_allclose(many[name], one[name], rtol=1e-5, err_msg=name)
+        nll = [importance_weighted_nll(w)["nll"].values for w in (one[name], many[name])]
+        np.testing.assert_allclose(*nll, rtol=1e-5, err_msg=name)
 
 
 def test_more_devices_than_images_are_refused(ppl: str, found: Any) -> None:

@@ -128,13 +128,14 @@ def fit(
 
 def _trainer(*args: Any) -> NumPyroTrainer:
     """For one device, the last of the arguments, or for several."""
-    settings = args[-2]
+    settings: TrainingSettings = args[-2]
     mesh = mesh_of(settings.device, settings.devices)
     if mesh is None:
         return NumPyroTrainer(*args)
     from ppl_vae.numpyro.sharded import ShardedTrainer
 
-    return ShardedTrainer(*args[:-1], mesh=mesh)
+    with_mesh = (*args[:-1], mesh)
+    return ShardedTrainer(*with_mesh)
 
 
 @contextmanager
