@@ -52,7 +52,7 @@ class ShardedTrainer(NumPyroTrainer):
         self._validated = jax.jit(self._validation_sums, out_shardings=self.alike)
 
     @property
-    def held(self) -> State:
+    def local(self) -> State:
         now: State = here(self.now)
         return now
 

@@ -395,7 +395,7 @@ class NumPyroTrainer:
         return len(x) * jnp.stack([means.log_likelihood, *(means.kl[s] for s in self.sites)])
 
     @property
-    def held(self) -> State:
+    def local(self) -> State:
         """The state where the modules are."""
         return self.now
 
@@ -405,9 +405,9 @@ class NumPyroTrainer:
 
     def posterior_range(self) -> dict[str, np.ndarray] | None:
         """What the first training images' posteriors span; see `loop.Trainer`."""
-        held = self.held
+        local = self.local
         with quiet(self.model, self.guide):
-            found = self._spans(held.params, held.mutable, self._probe())
+            found = self._spans(local.params, local.mutable, self._probe())
         if not self.sites or set(found["posterior_loc"]) != set(self.sites):
             return None
         counts = {site: np.asarray(part) for site, part in found.pop("code_counts").items()}
@@ -448,7 +448,7 @@ class NumPyroTrainer:
 
     def prior_samples(self, num_samples: int) -> np.ndarray | None:
         """Mean images (n, c, h, w) of prior draws; None for programs that do not generate."""
-        params = {**self.constrained(self.held.params), **self.held.mutable}
+        params = {**self.constrained(self.local.params), **self.local.mutable}
         try:
             drawn = sample(self.model, num_samples, params=params, seed=self.settings.seed + 1)
             return np.asarray(drawn["x_mean"])
@@ -465,28 +465,28 @@ class NumPyroTrainer:
 
     def write_back(self) -> None:
         """The present weights into the modules."""
-        self._into_modules(self.held.params)
+        self._into_modules(self.local.params)
 
     def _into_modules(self, params: Any) -> None:
         # Copies: the next epoch's step takes the buffers of `self.now` for its own.
-        values = {**params, **self.held.mutable}
+        values = {**params, **self.local.mutable}
         write_back(self._held, _copied({name: values[name] for name in self._held}))
 
     def learned(self) -> dict[str, Any]:
         """Constrained values of what plain functions asked for, their mutable sites among it."""
-        own = {**self.constrained(self.held.params), **self.held.mutable}
+        own = {**self.constrained(self.local.params), **self.local.mutable}
         return {name: value for name, value in own.items() if not self._in_module(name)}
 
     def _in_module(self, site: str) -> bool:
         return site.rpartition("$")[0] in self.modules
 
     def weights(self) -> Arrays:
-        return self._as_arrays(self.held.params)
+        return self._as_arrays(self.local.params)
 
     def averaged_weights(self) -> Arrays | None:
         if self.now.averaged is None:
             return None
-        arrays = self._as_arrays(self.held.averaged)
+        arrays = self._as_arrays(self.local.averaged)
         self.write_back()
         return arrays
 
@@ -506,9 +506,9 @@ class NumPyroTrainer:
         return jax.tree.map(jnp.array, {**params, **unflat("params", plain, extra)})
 
     def state(self) -> tuple[Arrays, dict[str, Any]]:
-        held = self.held
-        arrays = flat("optimizer", held.optimizer) | flat("mutable", held.mutable)
-        arrays |= flat("spectral", held.vectors)
+        local = self.local
+        arrays = flat("optimizer", local.optimizer) | flat("mutable", local.mutable)
+        arrays |= flat("spectral", local.vectors)
         return arrays, {"device": jax.default_backend()}
 
     def restore(self, weights: Arrays, averaged: Arrays | None, state: Arrays, info: Any) -> None:
