@@ -2,7 +2,8 @@
 
 Arguments and errors only; what the verbs do stands in `ppl_vae.commands`. Results go to standard
 output, progress and errors to standard error. A mistake of the user's is one line and exit status
-2, an interruption 130; anything else is a bug and keeps its traceback.
+2, an interruption 130; anything else is a bug and keeps its traceback. Of several processes that
+torchrun started one alone says so.
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ppl_vae import launch
 from ppl_vae.errors import TrainingError, UsageError
 
+SHARED = ("train", "evaluate")  # by the processes of a launcher
 PPLS = ("pyro", "numpyro")
 WEIGHTS = ("best", "last", "ema")
+DEVICES = ("one", "all")
 BOUNDS = ("ais", "bdmc")
 BATCH_NORM = ("running", "batch", "recomputed")
 
@@ -32,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = _parser().parse_args(argv)
         from ppl_vae import commands
 
+        if args.verb not in SHARED:
+            launch.check_alone(args.verb)
         {
             "list": commands.list_known,
             "train": commands.train,
@@ -52,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         return _fail(_of_files(error))
     except KeyboardInterrupt as stop:
-        print(f"ppl-vae: {str(stop) or 'stopped'}", file=sys.stderr)
+        if launch.tells():
+            print(f"ppl-vae: {str(stop) or 'stopped'}", file=sys.stderr)
         return 130
     return 0
 
@@ -65,7 +72,8 @@ class Parser(argparse.ArgumentParser):
 
 
 def _fail(message: str) -> int:
-    print(f"ppl-vae: error: {' '.join(message.split())}", file=sys.stderr)
+    if launch.tells():
+        print(f"ppl-vae: error: {' '.join(message.split())}", file=sys.stderr)
     return 2
 
 
@@ -173,6 +181,9 @@ def _evaluate(verbs: Any) -> None:
         "--set", action="append", default=[], metavar="CHECK.KEY=VALUE", dest="overrides",
         help="change a check's settings, such as ais.temperatures=1000; may be repeated",
     )  # fmt: skip
+    evaluate.add_argument(
+        "--devices", choices=DEVICES, help="share the images among all of them (the recipe's say)"
+    )
     evaluate.add_argument("--json", action="store_true", help="one JSON object as the last line")
 
 

@@ -20,6 +20,7 @@ import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -72,11 +73,14 @@ def train(args: Namespace) -> None:
     for chosen in parse_sweep(args.sweep):
         folder = out / ",".join(_spelled(key, value) for key, value in chosen)
         run = _train_one(args, folder, [*args.overrides, *chosen], is_one_of_many=bool(chosen))
-        history = run.history
-        print(
-            f"{run.path}: {int(history['epoch'][-1])} epochs, training ELBO "
-            f"{float(history['elbo'][-1]):.2f} nats per image; pictures in {run.figures}"
-        )
+        ranks = room(run.ppl).ranks
+        if ranks.leads():
+            history = run.history
+            print(
+                f"{run.path}: {int(history['epoch'][-1])} epochs, training ELBO "
+                f"{float(history['elbo'][-1]):.2f} nats per image; pictures in {run.figures}"
+            )
+    ranks.leave()
 
 
 def study(args: Namespace) -> None:
@@ -110,6 +114,9 @@ def evaluate(args: Namespace) -> None:
 
     run, recipe, ppl = _opened(args)
     chosen = evaluating.chosen(args.check, args.bound, args.overrides)
+    ranks = room(ppl).ranks
+    devices = args.devices or recipe.training.devices
+    ranks.join(replace(recipe.training, devices=devices))
     model, guide, which = _loaded(args, run, ppl)
     data = experiment.data_of(run, recipe)
     subject = Subject(
@@ -123,12 +130,17 @@ def evaluate(args: Namespace) -> None:
         twin=_twin(args, run, recipe),
         seed=args.seed,
         batch_norm=args.batch_norm,
+        spread=devices == "all" or ranks.count() > 1,
     )
+    samples = args.samples or recipe.evaluation.samples
+    if not ranks.leads():
+        evaluating.take_part(subject, samples)
+        ranks.leave()
+        return
     about = {
         "run": str(args.run), "recipe": recipe.name, "ppl": ppl, "weights": which,
         "batch_norm": args.batch_norm, "seed": recipe.training.seed,
     }  # fmt: skip
-    samples = args.samples or recipe.evaluation.samples
     told = evaluating.evaluate(run, subject, samples, chosen, recipe.data, about, _command())
     if args.json:
         print(json.dumps(told))
@@ -136,6 +148,7 @@ def evaluate(args: Namespace) -> None:
         print(evaluating.text(told))
         print(f"\nreport:   {run.path}/report.html")
         print(f"pictures: {run.figures}\nnumbers:  {run.path}/evaluation.json")
+    ranks.leave()
 
 
 def sample(args: Namespace) -> None:

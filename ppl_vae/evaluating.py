@@ -7,7 +7,7 @@ RUN/report.html         the same told in tables, words and figures (`ppl_vae.rep
 
 from __future__ import annotations
 
-__all__ = ["chosen", "evaluate", "text"]
+__all__ = ["chosen", "evaluate", "take_part", "text"]
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -101,6 +101,15 @@ def evaluate(
     return told
 
 
+def take_part(subject: Subject, num_samples: int) -> None:
+    """A process's share of an evaluation that another one leads."""
+    drawn = {**subject.drawn, "spread": True}
+    for _ in subject.programs.stream_log_weights(
+        *subject.pair, subject.images, num_samples, **drawn
+    ):
+        pass
+
+
 def text(told: Mapping[str, Any]) -> str:
     """The summary as tables for a terminal."""
     from evaluation import table
@@ -112,9 +121,8 @@ def _likelihood(subject: Subject, num_samples: int) -> xr.Dataset:
     from evaluation import likelihood_ladder
 
     images = subject.images
-    blocks = subject.programs.stream_log_weights(
-        *subject.pair, images, num_samples, **subject.drawn
-    )
+    drawn = {**subject.drawn, "spread": subject.spread}
+    blocks = subject.programs.stream_log_weights(*subject.pair, images, num_samples, **drawn)
     return likelihood_ladder(
         _progress(blocks, len(images), f"L_{num_samples}"), num_dims=images.num_dims
     )

@@ -42,6 +42,7 @@ def begin(
 
     Its folder is made once recipe, data and programs have been checked, and is freed again where
     training fails before the first checkpoint, so that the mended command can be given as it is.
+    Of several processes (`ppl_vae.launch`) the first alone writes.
 
     Raises:
         UsageError: the folder holds a run, or something about the recipe is wrong.
@@ -50,13 +51,20 @@ def begin(
     from ppl_vae.runs import Run
 
     recipe = _at_home(recipe)
+    ranks = room(ppl).ranks
+    ranks.join(recipe.training)
     data = load_data(recipe)
     pair = recipes.build(recipe, ppl, data.x_shape)
-    run = Run.create(folder, recipe.to_dict(), ppl, command, x_shape=[*data.x_shape])
+    ranks.wait()  # nothing is written unless all have come so far
+    if ranks.leads():
+        run = Run.create(folder, recipe.to_dict(), ppl, command, x_shape=[*data.x_shape])
     try:
+        ranks.wait()
+        if not ranks.leads():
+            run = Run.open(folder)
         _fit(run, recipe, data, pair, callbacks, resume=False)
     except (UsageError, TrainingError):
-        if run.last is None:
+        if ranks.leads() and run.last is None:
             _discard(run)
         raise
     return run
@@ -83,9 +91,13 @@ def go_on(run: Run, recipe: Recipe | None = None, callbacks: Callbacks = ()) -> 
                 f"{key}: cannot change with --resume, training.epochs alone may: "
                 "leave it as it was, or train into another folder"
             )
+    ranks = room(run.ppl).ranks
+    ranks.join(recipe.training)
     data = data_of(run, recipe)
     pair = recipes.build(recipe, run.ppl, data.x_shape)
-    run.write_recipe(recipe.to_dict())
+    ranks.wait()  # until all have read what is written now
+    if ranks.leads():
+        run.write_recipe(recipe.to_dict())
     _fit(run, recipe, data, pair, callbacks, resume=True)
     return run
 
@@ -127,7 +139,8 @@ def _fit(
     except KeyboardInterrupt as stop:
         again = f"ppl-vae train --out {shlex.quote(str(run.path))} --resume"
         raise KeyboardInterrupt(f"stopped; {again} goes on from the last checkpoint") from stop
-    _draw(run, data, pair, fitted.history)
+    if room(run.ppl).ranks.leads():
+        _draw(run, data, pair, fitted.history)
 
 
 def _draw(run: Run, data: Dataset, pair: tuple[Any, Any], history: xr.Dataset) -> None:

@@ -118,12 +118,18 @@ def train(
     resume: bool = False,
     show_progress: bool = True,
     callbacks: Iterable[Callable[[xr.Dataset], Any]] = (),
+    leads: bool = True,
 ) -> tuple[xr.Dataset, int | None]:
-    """Run epochs until `settings.epochs` or early stopping; (history, best epoch)."""
+    """Run epochs until `settings.epochs` or early stopping; (history, best epoch).
+
+    Of several processes one `leads`: the others begin where it does, and write and show nothing.
+    """
     progress, best = Progress(), None
     rows: list[dict[str, Any]] = []
     if run is not None and resume:
-        progress, rows, best = _go_on(trainer, run)
+        progress, rows, best = _go_on(trainer, run, leads)
+    if not leads:
+        run, show_progress, callbacks = None, False, ()
     board = _board(run, rows, trainer.sites)
     saved_at, last_saved = time.monotonic(), progress.epoch
     with _bar(trainer, settings, progress.epoch, show_progress) as bar:
@@ -263,9 +269,11 @@ def _save(run: Run, trainer: Trainer, progress: Progress, rows: list[Any], best:
     run.save(Checkpoint(files, about, history_of(rows, trainer.sites)))
 
 
-def _go_on(trainer: Trainer, run: Run) -> tuple[Progress, list[dict[str, Any]], Arrays | None]:
+def _go_on(
+    trainer: Trainer, run: Run, leads: bool
+) -> tuple[Progress, list[dict[str, Any]], Arrays | None]:
     """Progress, history's rows and best weights of the last whole checkpoint, put in place."""
-    checkpoint = run.restore()
+    checkpoint = run.restore(shown=leads)
     if checkpoint is None:  # killed before its first checkpoint: from the beginning
         return Progress(), [], None
     files, info = checkpoint.files, checkpoint.info

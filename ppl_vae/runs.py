@@ -176,11 +176,15 @@ class Run:
             )
         return folder
 
-    def restore(self) -> Checkpoint | None:
-        """The last whole checkpoint with everything in it, or None; its history is the run's."""
+    def restore(self, shown: bool = True) -> Checkpoint | None:
+        """The last whole checkpoint with everything in it, or None; its history is the run's.
+
+        `shown=False` only reads, for processes that do not write.
+        """
         if self.last is None:
             return None
-        self._show_history(self.last)  # a run may have been killed before it had done that
+        if shown:  # a run may have been killed before it had done that
+            self._show_history(self.last)
         files = {path.stem: read_arrays(path) for path in sorted(self.last.glob("*.safetensors"))}
         info = read_tree(self.last / "state.json")
         history = self.last / "history.nc"

@@ -138,6 +138,11 @@ class TrainingSettings:
         checkpoint_seconds: a checkpoint at the first epoch's end after this long.
         device: "cpu", "cuda" or "gpu"; None takes the accelerator where there is one.
         threads: torch's threads on the CPU; stored, because another number gives other bits.
+        devices: "one", or "all" to share each batch out among all of them (docs/many_devices.md).
+            In Pyro each takes a process of torchrun's; several processes share it in any case.
+        sync_batch_norm: batch norm sees the whole batch, not each process its share. NumPyro
+            knows nothing else.
+        backend: of torch's processes, "gloo" or "nccl"; None takes the device's.
     """
 
     epochs: int = 60
@@ -164,6 +169,9 @@ class TrainingSettings:
     checkpoint_seconds: float = 30.0
     device: str | None = None
     threads: int | None = None
+    devices: Literal["one", "all"] = "one"
+    sync_batch_norm: bool = True
+    backend: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", tuple(self.betas))
@@ -171,6 +179,7 @@ class TrainingSettings:
             "optimizer": ("adam", "adamw", "adamax"),
             "schedule": ("constant", "cosine", "linear", "burda"),
             "precision": ("float32", "bfloat16", "float64"),
+            "devices": ("one", "all"),
         }
         for name, names in known.items():
             value = getattr(self, name)

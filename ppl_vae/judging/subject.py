@@ -33,6 +33,7 @@ class Subject:
         twin: gives the same pair in NumPyro, where its classes are in both PPLs.
         likelihood: of `images` (`evaluation.likelihood_ladder`), where it was measured already.
         seed, batch_norm: of every draw (`ppl_vae.<ppl>.asking`).
+        spread: share the likelihood's images among processes, or devices.
     """
 
     model: Any
@@ -47,6 +48,7 @@ class Subject:
     likelihood: xr.Dataset | None = None
     seed: int = 0
     batch_norm: str = "running"
+    spread: bool = False
 
     @property
     def programs(self) -> Any:

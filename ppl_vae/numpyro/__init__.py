@@ -1,5 +1,6 @@
 """What every NumPyro program here stands on; `ppl_vae.pyro` offers the same names."""
 
+from ppl_vae.numpyro import ranks
 from ppl_vae.numpyro.annealing import annealed_log_weights, stream_annealed_log_weights
 from ppl_vae.numpyro.autoregressive import Autoregressive
 from ppl_vae.numpyro.bind import bind
@@ -73,6 +74,7 @@ __all__ = [
     "posterior_means",
     "posterior_moments",
     "posterior_sample",
+    "ranks",
     "reconstruct",
     "redraw",
     "replicates",

@@ -13,6 +13,7 @@ from jax import Array
 
 from ppl_vae.data.images import Images
 from ppl_vae.errors import UsageError
+from ppl_vae.numpyro.mesh import put
 
 
 class DeviceImages:
@@ -21,7 +22,7 @@ class DeviceImages:
     Args:
         images: `ppl_vae.data.Images`, or an array (n, c, h, w): floating-point values as they
             are, uint8 as grey values over 255.
-        device, dtype: of the batches.
+        device, dtype: of the batches; a sharding may take the device's place.
         stream: leave images that are mapped into memory where they are, and bring each batch to
             the device by itself.
 
@@ -37,7 +38,7 @@ class DeviceImages:
         self.streamed = stream and isinstance(raw, np.memmap)
         self.values: Any = raw if self.streamed else self._placed(raw)
         masks = images.masks if isinstance(images, Images) else None
-        self.masks = None if masks is None else jax.device_put(masks, device)
+        self.masks = None if masks is None else put(masks, device)
         told = images if isinstance(images, Images) and images.vectors is not None else None
         self.condition = 0 if told is None else told.condition
         self.masked = told is not None and told.masked
@@ -63,7 +64,7 @@ class DeviceImages:
         return self._placed(self.values[index]) if self.streamed else self.values[index]
 
     def _placed(self, values: Any) -> Array:
-        return jax.device_put(np.ascontiguousarray(values), self.device)
+        return put(np.ascontiguousarray(values), self.device)
 
     def prepared(self, values: Array, rng_key: Any = None) -> Array:
         """Stored values as the likelihood wants them, and a mask where they take one."""

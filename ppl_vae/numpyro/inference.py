@@ -13,6 +13,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from jax import Array, random
+from jax.sharding import Mesh
 from numpyro.infer.autoguide import AutoGuide
 
 from ppl_vae.errors import UsageError
@@ -21,6 +22,7 @@ from ppl_vae.numpyro.bind import bind
 from ppl_vae.numpyro.densities import repeated
 from ppl_vae.numpyro.distributions import unwrapped
 from ppl_vae.numpyro.guide import Guide
+from ppl_vae.numpyro.mesh import everywhere, mesh_of, put, spread
 from ppl_vae.numpyro.objective import Objective, traces
 
 ROWS = 8192  # images times samples that pass through the nets at once, unless `model.rows` says
@@ -39,6 +41,7 @@ def log_weights(
     seed: int = 0,
     batch_norm: str = "running",
     block: int | None = None,
+    spread: bool = False,
 ) -> Array:
     """Log importance weights log p(x, z) - log q(z | x) of draws from the guide.
 
@@ -52,6 +55,8 @@ def log_weights(
         seed: of the draws.
         batch_norm: see `ppl_vae.numpyro.asking`.
         block: images times samples that pass through the nets at once.
+        spread: share images times samples among all devices, those of JAX's other processes
+            among them, all of which have to call; the weights are one device's to rounding.
 
     Returns:
         (num_samples, images), nats.
@@ -68,6 +73,7 @@ def log_weights(
         seed=seed,
         batch_norm=batch_norm,
         block=block,
+        spread=spread,
     )
     return jnp.asarray(np.concatenate(list(blocks), axis=1))
 
@@ -82,6 +88,7 @@ def stream_log_weights(
     seed: int = 0,
     batch_norm: str = "running",
     block: int | None = None,
+    spread: bool = False,
 ) -> Iterator[np.ndarray]:
     """`log_weights` a block of images at a time: arrays (num_samples, images of the block)."""
     if num_samples < 1:
@@ -92,13 +99,16 @@ def stream_log_weights(
         at_once = max(1, min(rows // size, num_samples))
         if isinstance(guide, AutoGuide):  # a posterior for each place in the batch
             size, at_once = len(data), 1
+        mesh = mesh_of() if spread else None
+        if mesh is not None:
+            values = jax.tree.map(lambda leaf: put(leaf, everywhere(mesh)), values)
 
-        @jax.jit
         def weights(values: Any, stored: Array, binarise: Any, noise: Any) -> Array:
             images = data.prepared(stored, binarise)
             with running(values, noise):
-                return _weights(model, guide, images, at_once)
+                return _weights(model, guide, images, at_once, mesh)
 
+        weights = _jitted(weights, mesh)
         for start in range(0, len(data), size):
             stored = data.values[start : start + size]
             # All samples are weights of one binarisation of the image.
@@ -110,15 +120,25 @@ def stream_log_weights(
             yield np.concatenate(parts)[:num_samples]
 
 
-def _weights(model: Any, guide: Any, x: Array, repeats: int) -> Array:
+def _jitted(fn: Callable[..., Array], mesh: Mesh | None) -> Callable[..., Array]:
+    """Compiled for one device, or for those of a mesh, which all have arguments and result."""
+    if mesh is None:
+        return jax.jit(fn)
+    alike = everywhere(mesh)
+    compiled = jax.jit(fn, out_shardings=alike)
+    return lambda *args: compiled(*jax.tree.map(lambda leaf: put(leaf, alike), args))
+
+
+def _weights(model: Any, guide: Any, x: Array, repeats: int, mesh: Mesh | None = None) -> Array:
     """(repeats, n) log weights."""
     n = len(x)
     kwargs = {}
     if isinstance(guide, Guide):  # the image is encoded once, whatever the number of samples
         with bind(guide.name, guide) as bound:
             features = bound.encode(x)
-        kwargs["features"] = jax.tree.map(lambda t: repeated(t, repeats, n), features)
-    many = repeated(x, repeats, n)
+        many = jax.tree.map(lambda t: repeated(t, repeats, n), features)
+        kwargs["features"] = spread(many, mesh)
+    many = spread(repeated(x, repeats, n), mesh)
     terms = Objective().terms(model, guide, many, analytic=False, **kwargs)
     shared = [name for name, part in terms.kl.items() if part.ndim == 0]
     if shared:

@@ -16,11 +16,13 @@ from ppl_vae.settings import TrainingSettings
 
 
 def device_of(name: str | None) -> Any:
+    """A device of this process."""
     if name is None:
-        return jax.devices()[0]
+        return jax.local_devices()[0]
     kind, _, index = name.partition(":")
     try:
-        return jax.devices("gpu" if kind == "cuda" else kind)[int(index or 0)]
+        backend = "gpu" if kind == "cuda" else kind
+        return jax.local_devices(backend=backend)[int(index or 0)]
     except (RuntimeError, ValueError, IndexError) as error:
         raise UsageError(f"training.device: no {name!r} here: take cpu, gpu or null") from error
 

@@ -21,6 +21,7 @@ from numpyro.infer.autoguide import AutoGuide
 from ppl_vae import loop
 from ppl_vae.architecture import check_images
 from ppl_vae.errors import TrainingError, UsageError
+from ppl_vae.numpyro import ranks
 from ppl_vae.numpyro.bind import (
     SiteRecorder,
     StateRecorder,
@@ -43,6 +44,7 @@ from ppl_vae.numpyro.distributions import unwrapped
 from ppl_vae.numpyro.guide import quiet, set_mode
 from ppl_vae.numpyro.inference import moments_of
 from ppl_vae.numpyro.information import unit_divergence
+from ppl_vae.numpyro.mesh import mesh_of
 from ppl_vae.numpyro.objective import Objective, traces
 from ppl_vae.numpyro.optimizers import clipped, device_of, optimizer_of
 from ppl_vae.numpyro.regularizers import Penalty
@@ -70,6 +72,9 @@ def fit(
 ) -> loop.Fit:
     """Train a model and a guide.
 
+    Several devices share each batch (`devices="all"`), and several processes (JAX's), of which the
+    first alone writes, shows the bar and calls back (`ppl_vae.numpyro.ranks`).
+
     Args:
         model: a NumPyro program `model(x=None, *, n=None)`: a module, or a plain function.
         guide: a `Guide`, a module or a plain function over the same latent sites, or one of
@@ -94,8 +99,11 @@ def fit(
     """
     settings = TrainingSettings.from_keywords(training)
     goal = objective or ObjectiveSettings()
+    ranks.join(settings)
+    if run is not None and resume:
+        ranks.same("--resume", run.last.name if run.last else "no checkpoint")
     with _surroundings(settings) as device:
-        trainer = NumPyroTrainer(model, guide, train, valid, goal, settings, device)
+        trainer = _trainer(model, guide, train, valid, goal, settings, device)
         try:
             history, best_epoch = loop.train(
                 trainer,
@@ -106,6 +114,7 @@ def fit(
                 resume=resume,
                 show_progress=progress,
                 callbacks=callbacks,
+                leads=ranks.leads(),
             )
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
@@ -115,6 +124,18 @@ def fit(
             ) from error
         trainer.write_back()
         return loop.Fit(history, trainer.learned(), best_epoch)
+
+
+def _trainer(*args: Any) -> NumPyroTrainer:
+    """For one device, the last of the arguments, or for several."""
+    settings: TrainingSettings = args[-2]
+    mesh = mesh_of(settings.device, settings.devices)
+    if mesh is None:
+        return NumPyroTrainer(*args)
+    from ppl_vae.numpyro.sharded import ShardedTrainer
+
+    with_mesh = (*args[:-1], mesh)
+    return ShardedTrainer(*with_mesh)
 
 
 @contextmanager
@@ -373,10 +394,20 @@ class NumPyroTrainer:
             means = self.objective.terms(self.model, self.guide, x).means(len(self.train))
         return len(x) * jnp.stack([means.log_likelihood, *(means.kl[s] for s in self.sites)])
 
+    @property
+    def local(self) -> State:
+        """The state where the modules are."""
+        return self.now
+
+    def _probe(self) -> Array:
+        """Stored images that the posterior's range is read from."""
+        return self.train.values[:PROBE]
+
     def posterior_range(self) -> dict[str, np.ndarray] | None:
         """What the first training images' posteriors span; see `loop.Trainer`."""
+        local = self.local
         with quiet(self.model, self.guide):
-            found = self._spans(self.now.params, self.now.mutable, self.train.values[:PROBE])
+            found = self._spans(local.params, local.mutable, self._probe())
         if not self.sites or set(found["posterior_loc"]) != set(self.sites):
             return None
         counts = {site: np.asarray(part) for site, part in found.pop("code_counts").items()}
@@ -417,7 +448,7 @@ class NumPyroTrainer:
 
     def prior_samples(self, num_samples: int) -> np.ndarray | None:
         """Mean images (n, c, h, w) of prior draws; None for programs that do not generate."""
-        params = {**self.constrained(self.now.params), **self.now.mutable}
+        params = {**self.constrained(self.local.params), **self.local.mutable}
         try:
             drawn = sample(self.model, num_samples, params=params, seed=self.settings.seed + 1)
             return np.asarray(drawn["x_mean"])
@@ -434,28 +465,28 @@ class NumPyroTrainer:
 
     def write_back(self) -> None:
         """The present weights into the modules."""
-        self._into_modules(self.now.params)
+        self._into_modules(self.local.params)
 
     def _into_modules(self, params: Any) -> None:
         # Copies: the next epoch's step takes the buffers of `self.now` for its own.
-        values = {**params, **self.now.mutable}
+        values = {**params, **self.local.mutable}
         write_back(self._held, _copied({name: values[name] for name in self._held}))
 
     def learned(self) -> dict[str, Any]:
         """Constrained values of what plain functions asked for, their mutable sites among it."""
-        own = {**self.constrained(self.now.params), **self.now.mutable}
+        own = {**self.constrained(self.local.params), **self.local.mutable}
         return {name: value for name, value in own.items() if not self._in_module(name)}
 
     def _in_module(self, site: str) -> bool:
         return site.rpartition("$")[0] in self.modules
 
     def weights(self) -> Arrays:
-        return self._as_arrays(self.now.params)
+        return self._as_arrays(self.local.params)
 
     def averaged_weights(self) -> Arrays | None:
         if self.now.averaged is None:
             return None
-        arrays = self._as_arrays(self.now.averaged)
+        arrays = self._as_arrays(self.local.averaged)
         self.write_back()
         return arrays
 
@@ -475,8 +506,9 @@ class NumPyroTrainer:
         return jax.tree.map(jnp.array, {**params, **unflat("params", plain, extra)})
 
     def state(self) -> tuple[Arrays, dict[str, Any]]:
-        arrays = flat("optimizer", self.now.optimizer) | flat("mutable", self.now.mutable)
-        arrays |= flat("spectral", self.now.vectors)
+        local = self.local
+        arrays = flat("optimizer", local.optimizer) | flat("mutable", local.mutable)
+        arrays |= flat("spectral", local.vectors)
         return arrays, {"device": jax.default_backend()}
 
     def restore(self, weights: Arrays, averaged: Arrays | None, state: Arrays, info: Any) -> None:

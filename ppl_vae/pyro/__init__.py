@@ -1,5 +1,6 @@
 """What every Pyro program here stands on; `ppl_vae.numpyro` offers the same names."""
 
+from ppl_vae.pyro import ranks
 from ppl_vae.pyro.annealing import annealed_log_weights, stream_annealed_log_weights
 from ppl_vae.pyro.autoregressive import Autoregressive
 from ppl_vae.pyro.bind import bind
@@ -72,6 +73,7 @@ __all__ = [
     "posterior_means",
     "posterior_moments",
     "posterior_sample",
+    "ranks",
     "reconstruct",
     "redraw",
     "replicates",

@@ -13,11 +13,14 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ppl_vae.errors import UsageError
+from ppl_vae.pyro import ranks
 from ppl_vae.pyro.asking import asked, keeps_order
+from ppl_vae.pyro.data import DeviceImages
 from ppl_vae.pyro.densities import repeated
 from ppl_vae.pyro.distributions import unwrapped
 from ppl_vae.pyro.guide import Guide
 from ppl_vae.pyro.objective import Objective, traces
+from ppl_vae.pyro.sharing import Share, whole
 
 ROWS = 8192  # images times samples that pass through the nets at once, unless `model.rows` says
 BLOCK = 1000  # images of one draw each, at most as many
@@ -35,6 +38,7 @@ def log_weights(
     seed: int = 0,
     batch_norm: str = "running",
     block: int | None = None,
+    spread: bool = False,
 ) -> Tensor:
     """Log importance weights log p(x, z) - log q(z | x) of draws from the guide.
 
@@ -48,6 +52,8 @@ def log_weights(
         seed: of the draws.
         batch_norm: see `ppl_vae.pyro.asking`.
         block: images times samples that pass through the nets at once.
+        spread: share the images among torchrun's processes, all of which have to call; each then
+            has the weights of all images, those of one process to rounding.
 
     Returns:
         (num_samples, images), nats, on the CPU.
@@ -64,6 +70,7 @@ def log_weights(
         seed=seed,
         batch_norm=batch_norm,
         block=block,
+        spread=spread,
     )
     return torch.as_tensor(np.concatenate(list(blocks), axis=1))
 
@@ -78,6 +85,7 @@ def stream_log_weights(
     seed: int = 0,
     batch_norm: str = "running",
     block: int | None = None,
+    spread: bool = False,
 ) -> Iterator[np.ndarray]:
     """`log_weights` a block of images at a time: arrays (num_samples, images of the block)."""
     if num_samples < 1:
@@ -88,18 +96,19 @@ def stream_log_weights(
     at_once = max(1, rows // size)
     if keeps_order(guide):  # neither split nor repeated
         size, at_once = count, 1
+    # A batch's own statistics are of the whole of it, and so is an automatic guide.
+    shared = spread and ranks.count() > 1 and batch_norm != "batch" and not keeps_order(guide)
+    weights = _shared_weights if shared else _block_weights
     noise: list[Tensor] = []  # where the random stream stands between blocks
     for start in range(0, count, size):
         # Nothing global is held while the caller has the block: `asked` ends before it is given.
         with asked(model, guide, x, params, seed, batch_norm) as data:
             _set_random(noise)
-            images = data.batch(slice(start, start + size))
-            parts = [
-                _weights(model, guide, images, min(at_once, num_samples - done))
-                for done in range(0, num_samples, at_once)
-            ]
-            noise = _random(images.device)
-        yield torch.cat(parts).cpu().numpy()
+            places = slice(start, min(start + size, count))
+            repeats = [min(at_once, num_samples - done) for done in range(0, num_samples, at_once)]
+            found = weights(model, guide, data, places, repeats)
+            noise = _random(data.device)
+        yield found.cpu().numpy()
 
 
 def _random(device: torch.device) -> list[Tensor]:
@@ -111,6 +120,29 @@ def _random(device: torch.device) -> list[Tensor]:
 def _set_random(states: list[Tensor]) -> None:
     for state, put in zip(states, (torch.set_rng_state, torch.cuda.set_rng_state), strict=False):
         put(state)
+
+
+def _block_weights(
+    model: Any, guide: Any, data: DeviceImages, places: slice, repeats: list[int]
+) -> Tensor:
+    """(sum of repeats, images at `places`) log weights."""
+    images = data.batch(places)
+    return torch.cat([_weights(model, guide, images, many) for many in repeats])
+
+
+def _shared_weights(
+    model: Any, guide: Any, data: DeviceImages, places: slice, repeats: list[int]
+) -> Tensor:
+    """The same, each process computing those of its images."""
+    share = Share(places.stop - places.start)
+    with share.own().drawing():
+        images = data.batch(share.of(places))
+    parts = []
+    for many in repeats:
+        with share.own(repeats=many):
+            parts.append(_weights(model, guide, images, many))
+    with share(), ranks.together():
+        return whole(torch.cat(parts).T.contiguous()).T
 
 
 def _weights(model: Any, guide: Any, x: Tensor, repeats: int) -> Tensor:

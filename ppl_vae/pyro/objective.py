@@ -132,6 +132,14 @@ class Objective(TraceMeanField_ELBO):
             areas = {name: _area(guide_trace.nodes[name]["fn"].event_shape) for name in kl}
         return Terms(log_likelihood, kl, areas, penalties)
 
+    def means(self, terms: Terms) -> Means:
+        """Means of the terms over the batch."""
+        return terms.means(self.num_data)
+
+    def batch_means(self, values: list[Tensor]) -> list[Tensor]:
+        """Mean over the batch of each of the values by datum."""
+        return [value.mean() for value in values]
+
     def loss_of(
         self, means: Means, kl_weight: float | Tensor, balance: dict[str, Tensor] | None = None
     ) -> Tensor:
@@ -157,9 +165,10 @@ class Objective(TraceMeanField_ELBO):
         areas = list(terms.areas.values())
         alphas = {name: area / areas.count(area) for name, area in terms.areas.items()}
         least = min(alphas.values())
+        means = self.batch_means([kl.detach().abs() for kl in terms.kl.values()])
         sizes = {
-            name: (kl.detach().abs().mean() + 0.01) * (least / alphas[name])
-            for name, kl in terms.kl.items()
+            name: (mean + 0.01) * (least / alphas[name])
+            for name, mean in zip(terms.kl, means, strict=True)
         }
         total = torch.stack(list(sizes.values())).mean()
         warming = torch.as_tensor(kl_weight, device=total.device) < self.full_weight
@@ -173,7 +182,7 @@ class Objective(TraceMeanField_ELBO):
         many = x if k == 1 else x.repeat_interleave(k, 0)
         if not self.settings.importance_weighted:
             terms = self.terms(model, guide, many, *args, **kwargs)
-            means = terms.means(self.num_data)
+            means = self.means(terms)
             return self.loss_of(means, self.kl_weight, self.balance(terms, self.kl_weight)), means
         terms = self.terms(model, guide, many, *args, analytic=False, **kwargs)
         shared = [name for name, part in terms.kl.items() if not part.dim()]
@@ -183,8 +192,9 @@ class Objective(TraceMeanField_ELBO):
                 f"and which so has no weight for each image, came {k}: set it to 1"
             )
         log_weights = terms.log_weight(self.kl_weight).unflatten(0, (-1, k))
-        means = terms.means(self.num_data)
-        loss = math.log(k) - log_weights.logsumexp(1).mean() + means.penalty
+        means = self.means(terms)
+        (bound,) = self.batch_means([log_weights.logsumexp(1)])
+        loss = math.log(k) - bound + means.penalty
         return loss, means
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:

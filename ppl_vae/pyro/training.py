@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ppl_vae import loop
 from ppl_vae.architecture import check_images
 from ppl_vae.errors import TrainingError, UsageError
+from ppl_vae.pyro import ranks
 from ppl_vae.pyro.asking import keeps_order
 from ppl_vae.pyro.checks import (
     check_batch_size,
@@ -30,7 +31,7 @@ from ppl_vae.pyro.data import DeviceImages, check_support
 from ppl_vae.pyro.guide import quiet
 from ppl_vae.pyro.inference import moments_of
 from ppl_vae.pyro.information import unit_divergence
-from ppl_vae.pyro.objective import Objective, traces
+from ppl_vae.pyro.objective import Means, Objective, traces
 from ppl_vae.pyro.optimizers import device_of, optimizer_of
 from ppl_vae.pyro.regularizers import Penalty
 from ppl_vae.pyro.sampling import sample
@@ -56,6 +57,9 @@ def fit(
 ) -> loop.Fit:
     """Train a model and a guide.
 
+    Several processes (torchrun's) share each batch; the first alone writes, shows the bar and calls
+    back (`ppl_vae.pyro.ranks`).
+
     Args:
         model: a Pyro program `model(x=None, *, n=None)`: a module, or a plain function.
         guide: a `Guide`, a module or a plain function over the same latent sites, or one of
@@ -80,8 +84,11 @@ def fit(
     """
     settings = TrainingSettings.from_keywords(training)
     goal = objective or ObjectiveSettings()
-    with _surroundings(settings):
-        trainer = PyroTrainer(model, guide, train, valid, goal, settings)
+    ranks.join(settings)
+    if run is not None and resume:
+        ranks.same("--resume", run.last.name if run.last else "no checkpoint")
+    with _surroundings(settings), ranks.together():
+        trainer = _trainer(model, guide, train, valid, goal, settings)
         try:
             history, best_epoch = loop.train(
                 trainer,
@@ -92,12 +99,22 @@ def fit(
                 resume=resume,
                 show_progress=progress,
                 callbacks=callbacks,
+                leads=ranks.leads(),
             )
         except torch.OutOfMemoryError as error:
             raise TrainingError(
                 f"out of memory: lower training.batch_size (now {trainer.batch_size})"
             ) from error
         return loop.Fit(history, trainer.learned(), best_epoch)
+
+
+def _trainer(*args: Any) -> PyroTrainer:
+    """For one process, or for one of several."""
+    if ranks.count() == 1:
+        return PyroTrainer(*args)
+    from ppl_vae.pyro.sharded import ShardedTrainer
+
+    return ShardedTrainer(*args)
 
 
 @contextmanager
@@ -143,11 +160,11 @@ class PyroTrainer:
         check_batch_size(model, guide, self.batch_size)
         check_num_samples(guide, objective.num_samples)
         self.steps_per_epoch = len(self.train) // self.batch_size
-        self.objective = Objective(objective, num_data=len(self.train))
+        self.objective = self._objective(objective)
         # An automatic guide keeps a posterior for each place in the batch: order must not change.
         self.shuffles = not keeps_order(guide)
+        self.penalty: Penalty | None = None
         self._first_pass()
-        self.penalty = None
         if objective.penalised:
             self.penalty = Penalty(model, guide, objective, self.full_weight, settings.seed)
         self.optimizer = optimizer_of(list(self.parameters.values()), settings)
@@ -157,9 +174,16 @@ class PyroTrainer:
             else None
         )
 
+    def _objective(self, settings: ObjectiveSettings) -> Objective:
+        return Objective(settings, num_data=len(self.train))
+
+    def _batch(self, data: DeviceImages, places: slice | Tensor) -> Tensor:
+        """The images of a step, as the likelihood wants them."""
+        return data.batch(places)
+
     def _first_pass(self) -> None:
         """One checked pass: sites and supports are looked at, lazy parameters come into being."""
-        x = self.train.batch(slice(0, self.batch_size))
+        x = self._batch(self.train, slice(0, self.batch_size))
         with pyro.validation_enabled(True), quiet(self.model, self.guide), torch.random.fork_rng():
             check_pair(self.model, self.guide)
             with poutine.trace(param_only=True) as params:
@@ -213,7 +237,7 @@ class PyroTrainer:
         rows = []
         for i, (weight, rate) in enumerate(zip(kl_weight, learning_rate, strict=True)):
             part = slice(i * size, (i + 1) * size)
-            x = self.train.batch(part if order is None else order[part])
+            x = self._batch(self.train, part if order is None else order[part])
             rows.append(self.step(x, float(weight), float(rate)))
             tick(1)
         table = torch.stack(rows).cpu().double().numpy()  # the epoch's one wait for the device
@@ -227,12 +251,8 @@ class PyroTrainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.optimizer.zero_grad(set_to_none=True)
-        autocast = settings.precision == "bfloat16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=autocast):
-            loss, means = self.objective.loss_and_means(self.model, self.guide, x)
-        if self.penalty is not None:
-            loss = loss + self.penalty(kl_weight)
-        loss.backward()
+        loss, means = self.passed(x, kl_weight)
+        self._backward(loss)
         parameters = list(self.parameters.values())
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if settings.clip_norm:
@@ -243,6 +263,18 @@ class PyroTrainer:
         kl = [means.kl[site] for site in self.sites]
         row = [loss, means.log_likelihood, norm, skipped, *kl]
         return torch.stack([value.detach().to(loss.dtype) for value in row])
+
+    def passed(self, x: Tensor, kl_weight: float) -> tuple[Tensor, Means]:
+        """(loss with what is added to it, means) of a batch."""
+        autocast = self.settings.precision == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=autocast):
+            loss, means = self.objective.loss_and_means(self.model, self.guide, x)
+        if self.penalty is not None:
+            loss = loss + self.penalty(kl_weight)
+        return loss, means
+
+    def _backward(self, loss: Tensor) -> None:
+        loss.backward()
 
     def _apply(self, parameters: list[Tensor], norm: Tensor) -> Tensor:
         """Optimiser and average, undone on the device where the gradient is out of bounds."""

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ppl_vae.codebooks import EPSILON, ROUNDS, check_codebook, check_levels, grid
+from ppl_vae.pyro.sharing import whole
 
 
 class Codebook(nn.Module):
@@ -31,7 +32,8 @@ class Codebook(nn.Module):
         restart: a code whose averaged count is below this share of the mean is put where the
             batch is served worst; 0 leaves dead codes dead.
 
-    The averages are `running_` buffers, which belong to the weights as batch norm's do.
+    The averages are `running_` buffers, which belong to the weights as batch norm's do. Processes
+    that share a batch all learn from the whole of it.
     """
 
     running_vectors: Tensor
@@ -87,7 +89,7 @@ class Codebook(nn.Module):
         if not self._begins:
             return
         self._begins = False
-        centres = kmeans(_rows(z).to(self.vectors.dtype), len(self.vectors))
+        centres = kmeans(whole(_rows(z)).to(self.vectors.dtype), len(self.vectors))
         self._place(centres, torch.ones_like(self.running_counts, dtype=torch.bool))
         if self.weight is None:
             self.running_sums.copy_(centres)
@@ -97,7 +99,7 @@ class Codebook(nn.Module):
     @torch.no_grad()
     def learn(self, z: Tensor, indices: Tensor) -> None:
         """Averages of z (n, dim, h, w), assigned to codes `indices` (n, h, w); restarts."""
-        rows, chosen = _rows(z).to(self.vectors.dtype), indices.flatten()
+        rows, chosen = whole(_rows(z)).to(self.vectors.dtype), whole(indices.flatten())
         counts = torch.zeros_like(self.running_counts).index_add_(
             0, chosen, torch.ones_like(rows[:, 0])
         )

@@ -1,0 +1,173 @@
+"""Trains and evaluates on however many devices it is given: `python many_devices.py PPL TASK OUT`.
+
+One device alone, one of torchrun's processes, or one process of JAX with several devices. What the
+leading process finds is in the folder OUT.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from zoo import X_SHAPE, Case
+
+from ppl_vae.data import Images
+from ppl_vae.errors import UsageError
+from ppl_vae.recipes import Recipe
+from ppl_vae.runs import Run
+from ppl_vae.settings import ObjectiveSettings
+
+BATCH = 10  # images, which eight devices do not divide, and three processes neither
+GREY = np.random.default_rng(0).integers(0, 256, (23, *X_SHAPE)).astype(np.uint8)
+EPOCHS = 3
+TINY = {
+    "name": "tiny",
+    "data": {"name": "npy"},
+    "model": {"class_path": "VAE"},
+    "guide": {"class_path": "LadderGuide"},
+}
+
+
+SMALL = {"batch_norm": True}  # of the smallest model, and yet what devices have to agree upon
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A pair and what it is trained with."""
+
+    model: str
+    guide: str
+    objective: dict[str, Any] = field(default_factory=dict)
+    arguments: dict[str, Any] = field(default_factory=dict)
+    precision: str = "float64"
+    ppls: tuple[str, ...] = ("pyro",)
+
+
+# Under JAX's compiler one stands for all: what is the same on many devices is its affair.
+TRIALS = {
+    "batch-norm": Trial("hierarchy", "ladder", {"free_bits": 0.2}),
+    "single": Trial("vae", "ladder", {"free_bits": 0.2}, SMALL, "float32", ("pyro", "numpyro")),
+    "importance-weighted": Trial("hierarchy", "residual-normal", {"num_samples": 3}),
+    "balanced": Trial(
+        "nvae", "nvae", {"balance": True, "warmup_epochs": 4, "spectral_weight": 0.1}
+    ),
+    "codebook": Trial(
+        "vq-vae", "vector-quantizer", {}, {"update": "ema", "start": "kmeans", "restart": 0.5}
+    ),
+    "relaxed": Trial("vq-vae", "gumbel-softmax"),
+}  # fmt: skip
+
+
+def first_step(ppl: str, out: Path) -> None:
+    """One step of each trial; the optimiser's first moment is the gradient times a constant."""
+    for name, trial in TRIALS.items():
+        if ppl in trial.ppls:
+            pair = Case(ppl, trial.model, trial.guide).build(**trial.arguments)
+            objective = ObjectiveSettings(**trial.objective)
+            # A step too short to see: what is validated are the same weights.
+            fit(
+                ppl, pair, out / name, objective, 1, images=BATCH, precision=trial.precision,
+                learning_rate=1e-9,
+            )  # fmt: skip
+
+
+def weights(ppl: str, out: Path) -> None:
+    """Log weights of seven images at once, and then one by one."""
+    pair = Case(ppl, "vae", "ladder").build(seed=1, **SMALL)
+    x = Images(GREY[:7], binarization="dynamic")
+    found = {}
+    for block in (8, 1):
+        w = room(ppl).log_weights(*pair, x, 6, seed=3, block=block, spread=True)
+        found[f"block of {block}"] = np.asarray(w)
+    if room(ppl).ranks.leads():
+        np.savez(out / "weights.npz", **found)
+
+
+def refused(ppl: str, out: Path) -> None:
+    """What a batch with fewer images than devices is answered."""
+    try:
+        fit(ppl, Case(ppl, "vae", "ladder").build(), out / "refused", batch_size=1)
+    except UsageError as error:
+        if room(ppl).ranks.leads():
+            (out / "refused.json").write_text(json.dumps(str(error)))
+
+
+def whole(ppl: str, out: Path, name: str = "whole", dies: bool = False) -> None:
+    """A run from where it stands to its end, or to its leader's death in the second epoch.
+
+    Its images stay on disk.
+    """
+    pair = Case(ppl, "vae", "ladder").build(**SMALL)
+    callbacks = [_die] if dies else []
+    fit(ppl, pair, out / name, epochs=EPOCHS, callbacks=callbacks, ema=0.9, mapped=True)
+
+
+def killed(ppl: str, out: Path) -> None:
+    whole(ppl, out, "killed", dies=True)
+
+
+def resumed(ppl: str, out: Path) -> None:
+    whole(ppl, out, "killed")
+
+
+def _die(history: Any) -> None:
+    if history.sizes["step"] == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fit(
+    ppl: str, pair: Any, path: Path, objective: Any = None, epochs: int = 1, images: int = 23,
+    mapped: bool = False, **settings: Any,
+) -> None:  # fmt: skip
+    ranks = room(ppl).ranks
+    ranks.wait()
+    resume = (path / "run.json").exists()
+    ranks.wait()
+    if ranks.leads() and not resume:
+        Run.create(path, Recipe.from_dict(TINY).to_dict(), ppl, x_shape=list(X_SHAPE))
+        np.save(path / "grey.npy", GREY)
+    ranks.wait()
+    grey = np.load(path / "grey.npy", mmap_mode="r") if mapped else GREY
+    room(ppl).fit(
+        *pair,
+        Images(grey[:images], binarization="dynamic"),
+        valid=Images((GREY[16:] > 127).astype(np.uint8), binarization="static"),
+        objective=objective,
+        run=Run.open(path),
+        resume=resume,
+        progress=False,
+        **{"batch_size": BATCH, "epochs": epochs, "checkpoint_seconds": 0, **settings},
+        devices="all",
+        device="cpu",
+    )
+
+
+def room(ppl: str) -> Any:
+    return importlib.import_module(f"ppl_vae.{ppl}")
+
+
+TASKS = {task.__name__: task for task in (first_step, weights, refused, whole, killed, resumed)}
+
+
+def main(ppl: str, tasks: str, out: str) -> int:
+    from ppl_vae import cli, launch  # as the command line ends
+
+    room(ppl).ranks.join()
+    try:
+        for task in tasks.split(","):
+            TASKS[task](ppl, Path(out))
+    except (UsageError, RuntimeError) as error:
+        return cli._fail(str(error)) if launch.by_torchrun() else 1
+    room(ppl).ranks.leave()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
