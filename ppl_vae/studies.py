@@ -129,7 +129,8 @@ class Study:
             own = [] if seed is None else [("training.seed", seed)]
             try:
                 whole = recipes.read(base, [*changes, *own])
-                recipe = recipes.read(base, [*changes, *own, *shortened(whole, share)])
+                less = shortened(whole, share)
+                recipe = recipes.read(base, [*changes, *own, *less]) if less else whole
             except UsageError as error:
                 raise UsageError(f"{where}: {error}") from error
             number = recipe.training.seed
