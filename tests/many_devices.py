@@ -156,6 +156,14 @@ def room(ppl: str) -> Any:
 TASKS = {task.__name__: task for task in (first_step, weights, refused, whole, killed, resumed)}
 
 
+def begin(environment: dict[str, str], log: Path, *argv: str) -> None:
+    """`main` in a process of its own, with what a launcher tells it; standard error into `log`."""
+    os.environ.update(environment)
+    with log.open("w") as said:
+        os.dup2(said.fileno(), sys.stderr.fileno())
+    sys.exit(main(*argv))
+
+
 def main(ppl: str, tasks: str, out: str) -> int:
     from ppl_vae import cli, launch  # as the command line ends
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import many_devices
 import numpy as np
+import processes
 import pytest
 
 from benchmarks import killed
@@ -27,9 +28,15 @@ DEVICES = {"pyro": 2, "numpyro": 8}
 PATHS = {"PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"}
 
 
-def start(ppl: str, tasks: str, out: Path) -> list[subprocess.CompletedProcess[str]]:
+class Ended(NamedTuple):
+    """How a process ended, and what it said on standard error."""
+
+    status: int | None
+    said: str
+
+
+def start(ppl: str, tasks: str, out: Path) -> list[Ended]:
     """The script on many devices: two processes, or one with eight devices."""
-    argv = [sys.executable, str(HERE / "many_devices.py"), ppl, tasks, str(out)]
     own: list[dict[str, str]]
     if ppl == "pyro":
         with socket.socket() as free:
@@ -40,14 +47,14 @@ def start(ppl: str, tasks: str, out: Path) -> list[subprocess.CompletedProcess[s
     else:
         flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
         own = [{"XLA_FLAGS": flags.strip()}]
-    processes = [
-        subprocess.Popen(
-            argv, env={**os.environ, **PATHS, **more}, cwd=HERE, text=True, stderr=subprocess.PIPE
-        )
-        for more in own
+    logs = [out / f"{tasks[-7:]}-{i}.log" for i in range(len(own))]
+    running = [
+        processes.started(many_devices.begin, env, log, ppl, tasks, str(out))
+        for env, log in zip(own, logs, strict=True)
     ]
-    ended = [(process.communicate(timeout=300)[1], process.returncode) for process in processes]
-    return [subprocess.CompletedProcess(argv, status, "", err) for err, status in ended]
+    for process in running:
+        process.join(timeout=300)
+    return [Ended(p.exitcode, log.read_text()) for p, log in zip(running, logs, strict=True)]
 
 
 class Found(NamedTuple):
@@ -55,7 +62,7 @@ class Found(NamedTuple):
 
     one: Path
     many: Path
-    ended: list[subprocess.CompletedProcess[str]]
+    ended: list[Ended]
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +76,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Found]:
             many_devices.first_step(ppl, one)
             many_devices.weights(ppl, one)
             ended = start(ppl, "first_step,weights,refused,whole,killed", many)
-            assert (many / "killed").exists(), ended[0].stderr
+            assert (many / "killed").exists(), ended[0].said
             made[ppl] = Found(one, many, ended)
         return made[ppl]
 
@@ -124,18 +131,18 @@ def test_more_devices_than_images_are_refused(ppl: str, found: Any) -> None:
 def test_killed_run_ends_where_the_uninterrupted_one_does(ppl: str, found: Any) -> None:
     """The leader is killed in the second epoch; the other process says so in one line."""
     _, folder, (leader, *others) = found(ppl)
-    assert leader.returncode == -signal.SIGKILL
+    assert leader.status == -signal.SIGKILL
     stopped = Run.open(folder / "killed").restore()
     assert stopped is not None
     assert stopped.info["epoch"] == 1
     for other in others:
-        lines = [line for line in other.stderr.splitlines() if line.startswith("ppl-vae: error:")]
-        assert other.returncode == 2
+        lines = [line for line in other.said.splitlines() if line.startswith("ppl-vae: error:")]
+        assert other.status == 2
         assert len(lines) == 1
         assert "another has gone" in lines[0]
-        assert "Traceback" not in other.stderr
+        assert "Traceback" not in other.said
     for process in start(ppl, "resumed", folder):
-        assert process.returncode == 0, process.stderr
+        assert process.status == 0, process.said
     one, two = (arrays(folder / name) for name in ("whole", "killed"))
     assert one.keys() == two.keys()
     assert not [key for key in one if not np.array_equal(one[key], two[key])]
