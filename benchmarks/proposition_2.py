@@ -1,7 +1,7 @@
 r"""What layers of latents add: a correlated density of several modes, by 1, 2, 3 and 4 of them.
 
-    python -m benchmarks.proposition_2               # three minutes of one core
-    python -m benchmarks.proposition_2 --ppl pyro    # ten
+    python -m benchmarks.proposition_2               # two minutes of one core
+    python -m benchmarks.proposition_2 --ppl pyro
 
 Child 2021 (arXiv 2011.10650, proposition 2): N-layer VAEs are universal approximators of densities
 of latents. Here z is a point of the plane, from five narrow Normals whose coordinates hang together
