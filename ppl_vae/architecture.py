@@ -136,12 +136,13 @@ def check_levels(
         )
 
 
-def check_chain(count: int, warmup: int, thin: int, num_leapfrogs: int, batch_norm: str) -> None:
+def check_chain(count: int, warmup: int, thin: int, trajectory: float, batch_norm: str) -> None:
     """UsageError where a chain cannot run so."""
-    numbers = {"count": count, "warmup": warmup, "thin": thin, "num_leapfrogs": num_leapfrogs}
-    for name, value in numbers.items():
+    for name, value in {"count": count, "warmup": warmup, "thin": thin}.items():
         if value < 1:
             raise UsageError(f"{name}: expected at least 1, came {value}")
+    if not trajectory > 0:
+        raise UsageError(f"trajectory: expected a number above 0, came {trajectory:g}")
     if batch_norm != "running":
         raise UsageError(
             f"batch_norm: expected running for chains, came {batch_norm}: all moves need one and "

@@ -319,7 +319,7 @@ def test_inference_given_known_pixels(ppl: str) -> None:
     x = np.concatenate([LINEAR.x, np.broadcast_to(known, (5, 1, 2, 2))], axis=1)
     with side(ppl).precision("float64"):
         pair = LINEAR.programs(ppl)
-        settings = {"warmup": 150, "thin": 2, "num_leapfrogs": 8, "block": 5}
+        settings = {"warmup": 150, "thin": 1, "block": 5}
         found = room(ppl).infer_missing(*pair, x, 250, **settings)
     seen = known.reshape(-1) == 1
     weight, noise = LINEAR.weight[seen], LINEAR.noise

@@ -79,7 +79,7 @@ def infer_missing(
     *,
     warmup: int = 100,
     thin: int = 10,
-    num_leapfrogs: int = 10,
+    trajectory: float = math.pi / 2,
     block: int = 32,
     params: dict[str, Any] | None = None,
     seed: int = 0,
@@ -93,17 +93,18 @@ def infer_missing(
         x: images with their mask as last channel, 1 where known (`Images.with_masks`).
         count: completions an image: the likelihood's means at so many draws of the latents.
         warmup: moves before the first draw; thin: moves from one draw to the next.
-        num_leapfrogs: of a move.
+        trajectory: length of a move, in deviations as the warm-up finds them; at π/2, a quarter of
+            a Normal's period, one move leads from any place to an independent one.
         block: images that share a chain; each still has latents of its own.
         batch_norm: "running" alone, so that an image's chain is its own.
     """
-    check_chain(count, warmup, thin, num_leapfrogs, batch_norm)
+    check_chain(count, warmup, thin, trajectory, batch_norm)
     found = []
     plain = x.without_masks() if isinstance(x, Images) else x[:, :-1]
     with asked(model, guide, plain, params, seed, batch_norm) as (data, values, key):
         held = DeviceImages(x, None, data.dtype)
         given = held.prepared(held.values, random.fold_in(key, len(x)))
-        chain = _chain_of(model, guide, values, (count, warmup, thin, num_leapfrogs))
+        chain = _chain_of(model, guide, values, (count, warmup, thin, trajectory))
         for start in range(0, len(given), block):
             part = given[start : start + block]
             found.append(np.asarray(chain(part, random.fold_in(key, start))))
@@ -183,15 +184,15 @@ def _log_q(guide: Any, image: Array, z: dict[str, Array]) -> Any:
     return sum(densities(trace, len(image))["log_prior"].values())
 
 
-def _chain_of(model: Any, guide: Any, values: Any, how: tuple[int, int, int, int]) -> Any:
+def _chain_of(model: Any, guide: Any, values: Any, how: tuple[int, int, int, float]) -> Any:
     """(images with masks (n, c + 1, h, w), key) to (count, n, c, h, w)."""
-    count, warmup, thin, num_leapfrogs = how
+    count, warmup, thin, trajectory = how
 
     def program(image: Array, known: Array) -> Any:
         with handlers.substitute(data=fresh(values)):
             return known_only(known)(model)(image)
 
-    kernel = HMC(program, num_steps=num_leapfrogs, trajectory_length=None, step_size=0.1)
+    kernel = HMC(program, trajectory_length=trajectory, step_size=0.1)
     mcmc = MCMC(kernel, num_warmup=warmup, num_samples=count * thin, progress_bar=False)
 
     def mean(z: dict[str, Array], image: Array, rng_key: Any) -> Array:

@@ -71,7 +71,7 @@ def infer_missing(
     *,
     warmup: int = 100,
     thin: int = 10,
-    num_leapfrogs: int = 10,
+    trajectory: float = math.pi / 2,
     block: int = 32,
     params: dict[str, Any] | None = None,
     seed: int = 0,
@@ -85,17 +85,18 @@ def infer_missing(
         x: images with their mask as last channel, 1 where known (`Images.with_masks`).
         count: completions an image: the likelihood's means at so many draws of the latents.
         warmup: moves before the first draw; thin: moves from one draw to the next.
-        num_leapfrogs: of a move.
+        trajectory: length of a move, in deviations as the warm-up finds them; at π/2, a quarter of
+            a Normal's period, one move leads from any place to an independent one.
         block: images that share a chain; each still has latents of its own.
         batch_norm: "running" alone, so that an image's chain is its own.
     """
-    check_chain(count, warmup, thin, num_leapfrogs, batch_norm)
+    check_chain(count, warmup, thin, trajectory, batch_norm)
     found = []
     plain = x.without_masks() if isinstance(x, Images) else x[:, :-1]
     with asked(model, guide, plain, params, seed, batch_norm) as data:
         images = DeviceImages(x, data.device, data.dtype).batch(slice(None))
         for part in images.split(block):
-            found.append(_chain(model, guide, part, count, warmup, thin, num_leapfrogs))
+            found.append(_chain(model, guide, part, count, warmup, thin, trajectory))
     return np.concatenate(found, axis=1)
 
 
@@ -159,7 +160,7 @@ def _log_q(guide: Any, image: Tensor, z: dict[str, Tensor]) -> Any:
 
 
 def _chain(
-    model: Any, guide: Any, x: Tensor, count: int, warmup: int, thin: int, num_leapfrogs: int
+    model: Any, guide: Any, x: Tensor, count: int, warmup: int, thin: int, trajectory: float
 ) -> np.ndarray:
     image, known = x[:, :-1], x[:, -1:] >= 0.5
     z = _begin(model, guide, image, known)
@@ -168,11 +169,7 @@ def _chain(
         return known_only(known)(model)(image)
 
     with torch.enable_grad():
-        kernel = HMC(
-            program,
-            num_steps=num_leapfrogs,
-            step_size=0.1,
-        )
+        kernel = HMC(program, trajectory_length=trajectory, step_size=0.1)
         chain = MCMC(
             kernel, count * thin, warmup_steps=warmup, initial_params=z, disable_progbar=True
         )
