@@ -159,10 +159,16 @@ def test_groups_by_halving() -> None:
 def test_initial_weights_are_drawn_as_one_draw_of_their_shape() -> None:
     """However many numbers the initialiser draws at once to compile few programs."""
     import jax
+    from flax import nnx
 
-    from ppl_vae.numpyro.nets.depthwise import DRAWN, uniform
+    from ppl_vae.numpyro.nets.initial import DRAWN, glorot_uniform, uniform
 
+    key = jax.random.key(1)
     for shape in ((3, 2), (DRAWN + 1,)):
-        key = jax.random.key(1)
         expected = jax.random.uniform(key, shape, "float32", -0.2, 0.2)
         np.testing.assert_array_equal(uniform(25)(key, shape, "float32"), expected)
+    for shape in ((5, 7), (3, 3, 2, 70)):
+        expected = nnx.initializers.glorot_uniform()(key, shape)
+        np.testing.assert_array_equal(glorot_uniform()(key, shape), expected)
+    traced = jax.jit(glorot_uniform(), static_argnums=1)(key, (5, 7))  # as in a compiled build
+    np.testing.assert_allclose(traced, glorot_uniform()(key, (5, 7)), rtol=1e-6)
