@@ -168,7 +168,7 @@ def test_initial_weights_are_drawn_as_one_draw_of_their_shape() -> None:
         expected = jax.random.uniform(key, shape, "float32", -0.2, 0.2)
         np.testing.assert_array_equal(uniform(25)(key, shape, "float32"), expected)
     for shape in ((5, 7), (3, 3, 2, 70)):
-        expected = nnx.initializers.glorot_uniform()(key, shape)
+        expected = nnx.initializers.glorot_uniform()(key, shape, "float32")
         np.testing.assert_array_equal(glorot_uniform()(key, shape), expected)
     traced = jax.jit(glorot_uniform(), static_argnums=1)(key, (5, 7))  # as in a compiled build
     np.testing.assert_allclose(traced, glorot_uniform()(key, (5, 7)), rtol=1e-6)
