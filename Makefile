@@ -27,7 +27,7 @@ checked:
 	$(BIN)/lint-imports
 
 tested:
-	$(BIN)/pytest -n 3 --dist worksteal -q  # two cores: some tests wait for processes of their own
+	$(BIN)/pytest -n 2 --dist worksteal -q
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

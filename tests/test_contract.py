@@ -17,8 +17,11 @@ from ppl_vae.errors import UsageError
 pytestmark = pytest.mark.filterwarnings("ignore:.*samples its sites in another order")
 LADDERS = [pair for pair in PAIRS if pair.model == "hierarchy"]
 BOTH_WAYS = [pair for pair in LADDERS if pair.guide in ("ladder", "bottom-up")]
+# All guides in Pyro; in NumPyro, where XLA takes seconds for each program, the two orders.
+QUICK = [pair for pair in LADDERS if pair.ppl == "pyro" or pair in BOTH_WAYS]
 # NVAE and Very Deep VAE, which XLA takes long to compile, have their own guides for all.
 DEEP = ("nvae", "very-deep")
+DEEPEST = [pair for pair in PAIRS if pair.guide == pair.model]
 COMPILED = [
     pair
     for pair in PAIRS
@@ -49,7 +52,7 @@ def test_sites_are_the_model_s(case: Case) -> None:
     }
 
 
-@over([pair for pair in LADDERS if pair.guide != "mean-field"])
+@over([pair for pair in QUICK if pair.guide != "mean-field"])
 def test_shapes_of_every_answer(case: Case) -> None:
     pair, x = case.build(), images()
     ppl = room(case.ppl)
@@ -190,7 +193,7 @@ def test_our_objective_under_stock_svi(case: Case) -> None:
 
 @over(
     [
-        *LADDERS,
+        *QUICK,
         *(pair for pair in PAIRS if pair.model == "vae-conv" and pair.guide == "ladder"),
         *(pair for pair in PAIRS if str(pair).startswith("pyro-nvae-nvae-free")),
     ]
@@ -230,6 +233,10 @@ def test_saved_and_loaded_it_is_the_same(case: Case, tmp_path: Path) -> None:
         side(case.ppl).set_training(*each, False)
     ppl.load_state(*pair, noisy(ppl.state(*pair)))
     save_file(ppl.state(*pair), tmp_path / "weights.safetensors")
+    if case.ppl == "numpyro" and case not in (*BOTH_WAYS, *DEEPEST):
+        ppl.load_state(*other, load_file(tmp_path / "weights.safetensors"))
+        assert still(ppl.state(*pair), ppl.state(*other)) == list(ppl.state(*pair))
+        return  # the program is its weights'; XLA takes seconds to say so
     expected, _ = side(case.ppl).densities(*pair, x)
     before, _ = side(case.ppl).densities(*other, x)
     # The divergence of nearest codes is log K a position, whatever the weights.
