@@ -166,42 +166,58 @@ class Run:
     @property
     def last(self) -> Path | None:
         """Folder of the last whole checkpoint, or None."""
-        pointer = self.path / "checkpoints" / "last"
-        if not pointer.is_file():
-            return None
-        folder = pointer.parent / pointer.read_text().strip()
-        if not folder.is_dir():
-            raise UsageError(
-                f"{pointer}: the checkpoint it names is gone: put {folder.name} back, or train anew"
-            )
-        return folder
+        pointer, missed = self.path / "checkpoints" / "last", ""
+        while pointer.is_file():
+            folder = pointer.parent / pointer.read_text().strip()
+            if folder.is_dir():
+                return folder
+            if folder.name == missed:
+                raise UsageError(
+                    f"{pointer}: the checkpoint it names is gone: put {missed} back, or train anew"
+                )
+            missed = folder.name  # a run at work may have written the next since: look once more
+        return None
 
     def restore(self, shown: bool = True) -> Checkpoint | None:
         """The last whole checkpoint with everything in it, or None; its history is the run's.
 
         `shown=False` only reads, for processes that do not write.
         """
-        if self.last is None:
+        folder = self.last
+        if folder is None:
             return None
-        if shown:  # a run may have been killed before it had done that
-            self._show_history(self.last)
-        files = {path.stem: read_arrays(path) for path in sorted(self.last.glob("*.safetensors"))}
-        info = read_tree(self.last / "state.json")
-        history = self.last / "history.nc"
-        return Checkpoint(files, info, read_history(history) if history.exists() else None)
+        try:
+            if shown:  # a run may have been killed before it had done that
+                self._show_history(folder)
+            files = {path.stem: read_arrays(path) for path in sorted(folder.glob("*.safetensors"))}
+            info = read_tree(folder / "state.json")
+            history = folder / "history.nc"
+            return Checkpoint(files, info, read_history(history) if history.exists() else None)
+        except (UsageError, FileNotFoundError):
+            if self.last == folder:
+                raise
+            return self.restore(shown)  # a run at work has put the next in its place
 
     def weights(self, which: str = "best") -> tuple[Arrays, str]:
         """(weights in torch's layout, which they are): "best" falls back to "last"."""
         if which not in WEIGHTS:
             raise UsageError(f"weights: unknown {which!r}: {nearest(which, WEIGHTS)}")
-        if self.last is None:
+        folder = self.last
+        if folder is None:
             raise UsageError(f"{self.path}: no checkpoint yet: go on with `train --resume`")
-        path = self.last / f"{'weights' if which == 'last' else which}.safetensors"
+        path, found = folder / f"{'weights' if which == 'last' else which}.safetensors", which
         if not path.exists() and which == "best":  # trained without a validation set
-            which, path = "last", self.last / "weights.safetensors"
-        if not path.exists():
-            raise UsageError(f"weights: this run has no {which!r} weights: take 'last', or 'best'")
-        return read_arrays(path), which
+            path, found = folder / "weights.safetensors", "last"
+        try:
+            if not path.exists():
+                raise UsageError(
+                    f"weights: this run has no {which!r} weights: take 'last', or 'best'"
+                )
+            return read_arrays(path), found
+        except UsageError:
+            if self.last == folder:
+                raise
+            return self.weights(which)  # a run at work has put the next in its place
 
 
 def load(

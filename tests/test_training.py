@@ -150,6 +150,35 @@ def test_killed_while_writing_keeps_a_whole_checkpoint(
     assert again.info["epoch"] == 2
 
 
+@pytest.mark.parametrize("moment", ["read_text", "is_dir", "exists", "read_arrays"])
+def test_reader_of_a_run_at_work_gets_a_whole_checkpoint(
+    moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checkpoint being read is replaced by the next one, at each step of reading."""
+    run = Run.create(tmp_path / "run", {"training": {"seed": 0}}, "pyro")
+    checkpoints = [Checkpoint({"weights": {"a": np.full(3, i)}}, {"epoch": i}) for i in range(3)]
+    run.save(checkpoints[0])
+    where = runs if moment == "read_arrays" else Path
+    untouched = getattr(where, moment)
+
+    def read(what: Any, epoch: int) -> Any:
+        def replaced(*args: Any, **kwargs: Any) -> Any:
+            answer = untouched(*args, **kwargs) if where is Path else None
+            monkeypatch.undo()
+            run.save(checkpoints[epoch])
+            return untouched(*args, **kwargs) if where is runs else answer
+
+        monkeypatch.setattr(where, moment, replaced)
+        return what()
+
+    restored = read(run.restore, 1)
+    assert np.array_equal(restored.files["weights"]["a"], np.full(3, restored.info["epoch"]))
+    weights, which = read(run.weights, 2)
+    assert which == "last"
+    assert weights["a"][0] in (1, 2)
+    assert run.last == run.path / "checkpoints" / "epoch-000002"
+
+
 def test_weights_carry_across(ppl: str, uninterrupted: Any) -> None:
     """A run of one PPL gives the other's posterior moments."""
     other = "numpyro" if ppl == "pyro" else "pyro"
