@@ -157,6 +157,11 @@ def _study(verbs: Any) -> None:
         "--minutes", type=float, metavar="M",
         help="stop training after so many; the same command goes on",
     )  # fmt: skip
+    study.add_argument(
+        "--jobs", type=_count, default=1, metavar="N",
+        help="train so many runs at once on one device: processes (Pyro); seeds of a member as one "
+        "program (NumPyro)",
+    )  # fmt: skip
 
 
 def _evaluate(verbs: Any) -> None:

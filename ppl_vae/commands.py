@@ -103,6 +103,7 @@ def study(args: Namespace) -> None:
             command,
             args.share,
             args.minutes,
+            args.jobs,
         )
     )
     print(f"\nfigures and numbers: {out}")

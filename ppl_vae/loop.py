@@ -190,6 +190,7 @@ def _one_epoch(
         "grad_norm": log.grad_norm[kept].mean() if kept.any() else np.nan,
         "skipped": int(log.skipped.sum()),
         "images_per_second": per_epoch * trainer.batch_size / seconds,
+        "seconds": seconds,
     }
     validated = trainer.validate()
     if validated is not None:
@@ -297,6 +298,7 @@ UNITS = {
     "grad_norm": "nats per image per unit of weight",
     "skipped": "steps in the epoch",
     "images_per_second": "1 / s",
+    "seconds": "s",
     "posterior_loc": "latent units",
     "posterior_scale": "latent units",
     "active_units": "1",

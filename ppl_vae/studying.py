@@ -12,13 +12,14 @@ A study that was stopped goes on where it stands when the same command is given 
 
 from __future__ import annotations
 
-__all__ = ["run", "table"]
+__all__ = ["run"]
 
 import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +30,14 @@ from ppl_vae.errors import UsageError
 from ppl_vae.judging import CHECKS, Subject
 from ppl_vae.recipes import Recipe
 from ppl_vae.studies import Member, Study
+from ppl_vae.study_page import page, table, value_at
+from ppl_vae.typed import room
+
+PICTURES = ("along.png", "kl_gaps.png", "training.png", "curves.png")
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from ppl_vae.runs import Run
 
 
@@ -43,6 +50,7 @@ def run(
     command: str = "",
     share: float = 1.0,
     minutes: float | None = None,
+    jobs: int = 1,
 ) -> str:
     """Train and evaluate what is missing, write the comparison, and give its table.
 
@@ -56,6 +64,8 @@ def run(
         share: of each member's protocol; see `Study.runs`.
         minutes: after so many training stops at the next epoch's end, and no member is begun; the
             table is then of those that are done, and says where it stands.
+        jobs: runs trained at once, on one device: in processes (Pyro), or those seeds of a member
+            as one program (NumPyro); see `ppl_vae.<ppl>.together`.
 
     Raises:
         UsageError: whatever is wrong with the study; all of it is checked before training starts,
@@ -68,18 +78,19 @@ def run(
     members = study.runs([c for c in changes if c not in of_checks], seeds, share)
     chosen = evaluating.chosen(study.checks, [], [*settings, *of_checks])
     told, histories = [], {}
-    for member in members:
-        try:
-            trained = _trained(member, out / member.folder, ppl, command, clock)
-            clock.check()
-        except loop.Stop:
-            standing = f"\n\n{_standing(member, out / member.folder, minutes)}"
+    for start in range(0, len(members), jobs):
+        some = members[start : start + jobs]
+        for member, trained in zip(some, _trained(some, out, ppl, command, clock), strict=True):
+            if trained is None:
+                standing += f"\n\n{_standing(member, out / member.folder, minutes)}"
+                continue
+            told.append(_evaluated(trained, member, chosen))
+            histories[member.folder] = trained.history
+        if standing:
             break
-        told.append(_evaluated(trained, member, chosen))
-        histories[member.folder] = trained.history
     rows = table(told, study.columns, study.published)
     if told:
-        _tell(study, out, told, histories, rows)
+        _tell(study, out, told, histories, rows, command)
     return rows + standing
 
 
@@ -107,43 +118,31 @@ def _standing(member: Member, folder: Path, minutes: float | None) -> str:
     )
 
 
-def table(
-    told: Sequence[Mapping[str, Any]],
-    columns: Mapping[str, str | list[str]],
-    published: Mapping[str, Mapping[str, float]] | None = None,
-) -> str:
-    """A row a member, Markdown; with several seeds mean ± standard deviation (ddof = 1).
-
-    Args:
-        told: evaluations, each with its `member`.
-        columns: {title: dotted place in an evaluation, or several}; see `ppl_vae.studies`. A
-            place that holds a number a site stands for their sum.
-        published: {title: {member: number}} of another's work.
-
-    >>> told = [{"member": "a", "kl": {"z1": 3.0}}, {"member": "a", "kl": {"z1": 5.0}}]
-    >>> print(table(told, {"KL": "kl.z1"}))
-    | member | KL          |
-    |--------|-------------|
-    | a      | 4.00 ± 1.41 |
-    """
-    groups: dict[str, list[Mapping[str, Any]]] = {}
-    for one in told:
-        groups.setdefault(str(one["member"]), []).append(one)
-    others = published or {}
-    rows = [["member", *columns, *others]]
-    for name, group in groups.items():
-        cells = [_cell(group, place) for place in columns.values()]
-        theirs = [f"{found[name]:g}" if name in found else "" for found in others.values()]
-        rows.append([name, *cells, *theirs])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "| " + " | ".join(v.ljust(w) for v, w in zip(row, widths, strict=True)) + " |"
-        for row in rows
+def _trained(
+    members: Sequence[Member], out: Path, ppl: str, command: str, clock: _Clock
+) -> list[Run | None]:
+    """The members' runs, trained at once; None for one that the clock has stopped."""
+    jobs = [
+        partial(_trained_in_time, one, out / one.folder, ppl, command, clock) for one in members
     ]
-    return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
+    if len(jobs) == 1:
+        return [jobs[0]()]
+    runs: list[Run | None] = room(ppl).together(jobs, [member.name for member in members])
+    return runs
 
 
-def _trained(member: Member, folder: Path, ppl: str, command: str, clock: _Clock) -> Run:
+def _trained_in_time(
+    member: Member, folder: Path, ppl: str, command: str, clock: _Clock
+) -> Run | None:
+    try:
+        trained = _trained_alone(member, folder, ppl, command, clock)
+        clock.check()
+    except loop.Stop:
+        return None
+    return trained
+
+
+def _trained_alone(member: Member, folder: Path, ppl: str, command: str, clock: _Clock) -> Run:
     """The member's run, with as many epochs as its recipe says."""
     from ppl_vae.runs import Run
 
@@ -170,6 +169,7 @@ def _evaluated(run: Run, member: Member, chosen: evaluating.Chosen) -> dict[str,
         "run": str(run.path), "member": member.name, "recipe": member.recipe.name, "ppl": run.ppl,
         "weights": weights[1], "seed": member.seed, "parameters": _parameters(weights[0]),
         "epochs": int(run.history["epoch"][-1]), "full_epochs": member.full_epochs,
+        "hours": _hours(run.history),
         "asked": _asked(settings, chosen),
     }  # fmt: skip
     there = _there(run)
@@ -183,7 +183,12 @@ def _evaluated(run: Run, member: Member, chosen: evaluating.Chosen) -> dict[str,
 
 
 def _tell(
-    study: Study, out: Path, told: list[dict[str, Any]], histories: dict[str, Any], rows: str
+    study: Study,
+    out: Path,
+    told: list[dict[str, Any]],
+    histories: dict[str, Any],
+    rows: str,
+    command: str,
 ) -> None:
     """The comparison's files."""
     from evaluation import figures
@@ -201,6 +206,10 @@ def _tell(
     for title, at in study.along.items():
         columns = {name: place for name, place in study.columns.items() if isinstance(place, str)}
         along(title, _points(told, at, columns), out / "along.png")
+    pictures = [name for name in PICTURES if (out / name).exists()]
+    about = (study.name, study.description, study.source)
+    written = page(*about, told, rows, command, pictures)
+    write_atomically(out / "page.md", written.encode())
 
 
 def _points(
@@ -209,47 +218,16 @@ def _points(
     """{column: (number of the member, value) of every run}, of columns that are numbers."""
     found = {}
     for name, place in columns.items():
-        pairs = [(at[one["member"]], _at(one, place)) for one in told if one["member"] in at]
+        pairs = [(at[one["member"]], value_at(one, place)) for one in told if one["member"] in at]
         values = [(float(x), float(y)) for x, y in pairs if isinstance(y, int | float)]
         if values:
             found[name] = values
     return found
 
 
-def _cell(group: Sequence[Mapping[str, Any]], places: str | list[str]) -> str:
-    several = [places] if isinstance(places, str) else places
-    return " … ".join(_figure([_at(one, place) for one in group]) for place in several)
-
-
-def _figure(values: list[Any]) -> str:
-    """One value or its mean ± standard deviation over seeds; "-" where one is not known."""
-    if any(value is None for value in values):
-        return "-"
-    if not all(isinstance(value, int | float) for value in values):
-        return str(values[0]) if len(set(map(str, values))) == 1 else "-"
-    if len(values) == 1:
-        return str(values[0]) if isinstance(values[0], int) else _rounded(values[0])
-    mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1))
-    if deviation == 0 and isinstance(values[0], int):
-        return str(values[0])
-    return f"{_rounded(mean)} ± {_rounded(deviation)}"
-
-
-def _rounded(value: float) -> str:
-    """Two decimals, or two significant digits where those would be nothing."""
-    return f"{value:.2f}" if abs(value) >= 0.1 or value == 0 else f"{value:.2g}"
-
-
-def _at(tree: Any, place: str) -> Any:
-    """The value at a dotted place, numbers by name (as those by site) summed; None for none."""
-    for key in place.split("."):
-        if not isinstance(tree, Mapping) or key not in tree:
-            return None
-        tree = tree[key]
-    if isinstance(tree, Mapping):
-        values = list(tree.values())
-        return sum(values) if all(isinstance(value, int | float) for value in values) else None
-    return tree
+def _hours(history: xr.Dataset) -> float | None:
+    """Of training steps alone; None for a history of before these were kept."""
+    return float(history["seconds"].sum()) / 3600 if "seconds" in history else None
 
 
 def _there(run: Run) -> dict[str, Any] | None:

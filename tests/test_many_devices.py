@@ -178,10 +178,10 @@ def test_kills_are_counted_and_compared(
     monkeypatch.setattr(killed, "_start", begin)
     monkeypatch.setattr(killed, "random", SimpleNamespace(Random=lambda _: late))
     out = tmp_path / "killed.json"
-    argv = ["--ppl", "pyro", "--kills", "2", "--epochs", "60", "--out", str(out)]
+    argv = ["--ppl", "pyro", "--kills", "1", "--epochs", "60", "--out", str(out)]
     assert killed.main(argv) == status
     (row,) = json.loads(out.read_text())["rows"]
-    assert row["kills"] == 2
+    assert row["kills"] == 1
     assert row["different"] == (["weights/w"] if status else [])
 
 

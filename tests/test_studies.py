@@ -16,6 +16,7 @@ from evaluation.study_figures import kl_gaps
 from ppl_vae import cli, experiment, studies, studying
 from ppl_vae.errors import UsageError
 from ppl_vae.runs import Run
+from ppl_vae.study_page import page, table
 
 STUDY: dict[str, Any] = {
     "name": "two",
@@ -58,6 +59,7 @@ def test_a_study_is_trained_told_and_gone_on_with(
     assert {one["parameters"] for one in told} == {64 * 4 + 4 + 4 * 4 + 4 + 2 * 4 + 4 + 4 * 64 + 64}
     for name in ("training.png", "curves.png", "along.png"):
         assert (out / name).stat().st_size > 1000
+        assert f"]({name})" in (out / "page.md").read_text()
     stamps = [(out / name / "evaluation.json").stat().st_mtime_ns for name in ("plain", "weak")]
     assert cli.main(argv) == 0  # nothing to do
     assert capsys.readouterr().out == printed
@@ -134,6 +136,21 @@ def test_a_study_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         studies.read(written(tmp_path, published={"theirs": {"other": 1}}))
 
 
+def test_a_page_says_what_rows_share_and_what_not() -> None:
+    told = [
+        {"member": "a", "num_samples": 5, "epochs": 2, "hours": 1},
+        {"member": "b", "num_samples": 9, "epochs": 4, "hours": 0.5},
+    ]
+    told = [{"data": "digits", "full_epochs": 4, **one} for one in told]
+    text = page("two", "what", "where", told, "| table |", "ppl-vae study two", ["along.png"])
+    assert text.startswith("# two\n\nwhat\n\nSource: where\n\n    ppl-vae study two\n\n| table |\n")
+    assert "Every row: data digits. Training steps took 1.5 hours, all runs together." in text
+    assert "| run | K |\n|---|---|\n| a | 5 |\n| b | 9 |" in text
+    assert "Not the whole protocol: a 2 of 4 epochs.\n\n![along](along.png)" in text
+    del told[1]["hours"]
+    assert "How long training took was not kept." in page("", "", "", told, "", "", [])
+
+
 def test_members_along_an_axis(tmp_path: Path) -> None:
     told = [{"member": "a", "kl": 2}, {"member": "b", "kl": 3.5}, {"member": "c", "kl": 1}]
     found = studying._points(told, {"a": 0, "b": 1}, {"KL": "kl", "none": "elbo"})
@@ -163,7 +180,7 @@ def test_table_of_means_and_deviations() -> None:
     }  # fmt: skip
     lines = [
         [cell.strip() for cell in line.strip("|").split("|")]
-        for line in studying.table(told, columns).splitlines()
+        for line in table(told, columns).splitlines()
     ]
     assert lines[0] == ["member", "ELBO", "n", "c", "sum"]
     assert lines[2] == ["a", "-4.00 ± 1.41", "5", "0.001 ± 0.00 … 2.00 ± 0.00", "2.00 ± 0.00"]

@@ -2,6 +2,7 @@
 
 from ppl_vae.numpyro import ranks
 from ppl_vae.numpyro.annealing import annealed_log_weights, stream_annealed_log_weights
+from ppl_vae.numpyro.at_once import together
 from ppl_vae.numpyro.autoregressive import Autoregressive
 from ppl_vae.numpyro.bind import bind
 from ppl_vae.numpyro.build import build
@@ -85,6 +86,7 @@ __all__ = [
     "stream_annealed_log_weights",
     "stream_log_weights",
     "temperature",
+    "together",
     "traverse",
     "unit_kl",
     "weighted_draws",

@@ -127,11 +127,13 @@ def fit(
 
 
 def _trainer(*args: Any) -> NumPyroTrainer:
-    """For one device, the last of the arguments, or for several."""
+    """For one device, the last of the arguments, or for several; one of several runs, or alone."""
     settings: TrainingSettings = args[-2]
     mesh = mesh_of(settings.device, settings.devices)
     if mesh is None:
-        return NumPyroTrainer(*args)
+        from ppl_vae.numpyro.at_once import TogetherTrainer, here
+
+        return NumPyroTrainer(*args) if here() is None else TogetherTrainer(*args)
     from ppl_vae.numpyro.sharded import ShardedTrainer
 
     with_mesh = (*args[:-1], mesh)

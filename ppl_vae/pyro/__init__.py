@@ -2,6 +2,7 @@
 
 from ppl_vae.pyro import ranks
 from ppl_vae.pyro.annealing import annealed_log_weights, stream_annealed_log_weights
+from ppl_vae.pyro.at_once import together
 from ppl_vae.pyro.autoregressive import Autoregressive
 from ppl_vae.pyro.bind import bind
 from ppl_vae.pyro.build import build
@@ -84,6 +85,7 @@ __all__ = [
     "stream_annealed_log_weights",
     "stream_log_weights",
     "temperature",
+    "together",
     "traverse",
     "unit_kl",
     "weighted_draws",
