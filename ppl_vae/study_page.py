@@ -91,7 +91,7 @@ def table(
     Args:
         told: evaluations, each with its `member`.
         columns: {title: dotted place in an evaluation, or several}; see `ppl_vae.studies`. A
-            place that holds a number a site stands for their sum.
+            place that holds a number a site stands for their sum, with `.*` behind it for each.
         published: {title: {member: number}} of another's work.
 
     >>> told = [{"member": "a", "kl": {"z1": 3.0}}, {"member": "a", "kl": {"z1": 5.0}}]
@@ -118,8 +118,20 @@ def table(
 
 
 def _cell(group: Sequence[Mapping[str, Any]], places: str | list[str]) -> str:
+    if isinstance(places, str) and places.endswith(".*"):
+        return _by_name(group, places.removesuffix(".*"))
     several = [places] if isinstance(places, str) else places
     return " … ".join(_figure([value_at(one, place) for one in group]) for place in several)
+
+
+def _by_name(group: Sequence[Mapping[str, Any]], place: str) -> str:
+    """The numbers below a place, as those by site, one after another."""
+    held: Any = group[0]
+    for key in place.split("."):
+        held = held.get(key) if isinstance(held, Mapping) else None
+    if not isinstance(held, Mapping) or not held:
+        return "-"
+    return ", ".join(_figure([value_at(one, f"{place}.{key}") for one in group]) for key in held)
 
 
 def _figure(values: list[Any]) -> str:

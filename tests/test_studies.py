@@ -177,14 +177,16 @@ def test_table_of_means_and_deviations() -> None:
     ]
     columns: dict[str, Any] = {
         "ELBO": "elbo", "n": "n", "c": ["checks.c.low", "checks.c.high"], "sum": "checks.c",
+        "each": "checks.c.*",
     }  # fmt: skip
     lines = [
         [cell.strip() for cell in line.strip("|").split("|")]
         for line in table(told, columns).splitlines()
     ]
-    assert lines[0] == ["member", "ELBO", "n", "c", "sum"]
-    assert lines[2] == ["a", "-4.00 ± 1.41", "5", "0.001 ± 0.00 … 2.00 ± 0.00", "2.00 ± 0.00"]
-    assert lines[3] == ["b", "-", "7", "- … -", "-"]
+    assert lines[0] == ["member", "ELBO", "n", "c", "sum", "each"]
+    low, high = "0.001 ± 0.00", "2.00 ± 0.00"
+    assert lines[2] == ["a", "-4.00 ± 1.41", "5", f"{low} … {high}", high, f"{low}, {high}"]
+    assert lines[3] == ["b", "-", "7", "- … -", "-", "-"]
 
 
 @pytest.mark.parametrize("name", studies.names())
