@@ -18,6 +18,7 @@ from zoo import X_SHAPE, Case
 
 from ppl_vae import loop, runs
 from ppl_vae.data import Images
+from ppl_vae.data.reading import Joined
 from ppl_vae.errors import TrainingError, UsageError
 from ppl_vae.recipes import Recipe
 from ppl_vae.runs import Checkpoint, Run
@@ -346,18 +347,21 @@ def test_unknown_setting_names_the_nearest() -> None:
 def test_mapped_images_train_as_those_in_memory(
     ppl: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Streamed in parts of two steps of four: the same batches, draws and weights, bit for bit."""
+    """Three steps at a time of four, and of two files: the same batches, draws and weights."""
     grey = np.random.default_rng(0).integers(0, 256, (21, *X_SHAPE)).astype(np.uint8)
-    np.save(tmp_path / "grey.npy", grey)
-    mapped = np.load(tmp_path / "grey.npy", mmap_mode="r")
-    if ppl == "numpyro":
-        monkeypatch.setattr("ppl_vae.numpyro.training.PART", 2 * 5 * grey[0].nbytes)
+    for name, part in (("grey", grey), ("first", grey[:8]), ("second", grey[8:])):
+        np.save(tmp_path / f"{name}.npy", part)
+    mapped, *two = (
+        np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in ("grey", "first", "second")
+    )
+    monkeypatch.setattr("ppl_vae.data.reading.PART", 3 * 5 * grey[0].nbytes)
     found = []
-    for values in (grey, mapped):
+    for values in (grey, mapped, Joined(two)):
         pair = Case(ppl, "vae", "mean-field").build()
         train, valid = (Images(part, binarization="dynamic") for part in (values[:20], values[20:]))
         fitted = room(ppl).fit(*pair, train, valid=valid, epochs=2, batch_size=5, progress=False)
         history = {name: fitted.history[name].values for name in ("loss", "valid_elbo", "kl")}
         found.append({**history, **room(ppl).state(*pair)})
     for name, value in found[0].items():
-        np.testing.assert_array_equal(found[1][name], value, err_msg=name)
+        for other in found[1:]:
+            np.testing.assert_array_equal(other[name], value, err_msg=name)

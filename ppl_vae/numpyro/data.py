@@ -4,16 +4,19 @@ from __future__ import annotations
 
 __all__ = ["DeviceImages", "as_images", "check_support"]
 
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 from jax import Array
 
 from ppl_vae.data.images import Images
+from ppl_vae.data.reading import on_disk, parts_ahead
 from ppl_vae.errors import UsageError
-from ppl_vae.numpyro.mesh import put
+from ppl_vae.numpyro.mesh import Columns, put
 
 
 class DeviceImages:
@@ -23,8 +26,8 @@ class DeviceImages:
         images: `ppl_vae.data.Images`, or an array (n, c, h, w): floating-point values as they
             are, uint8 as grey values over 255.
         device, dtype: of the batches; a sharding may take the device's place.
-        stream: leave images that are mapped into memory where they are, and bring each batch to
-            the device by itself.
+        stream: leave images that are on disk (`ppl_vae.data.reading`) where they are, and bring
+            batches to the device as they are asked for.
 
     Attributes:
         streamed: whether they are so left; `values` are NumPy's then.
@@ -35,7 +38,7 @@ class DeviceImages:
         raw = images.stored if isinstance(images, Images) else images
         self.binarization = images.binarization if isinstance(images, Images) else "none"
         self.device, self.dtype = device, dtype
-        self.streamed = stream and isinstance(raw, np.memmap)
+        self.streamed = stream and on_disk(raw)
         self.values: Any = raw if self.streamed else self._placed(raw)
         masks = images.masks if isinstance(images, Images) else None
         self.masks = None if masks is None else put(masks, device)
@@ -61,7 +64,16 @@ class DeviceImages:
 
     def rows(self, index: Any) -> Array:
         """Stored values at `index` on the device."""
-        return self._placed(self.values[index]) if self.streamed else self.values[index]
+        return self._placed(np.array(self.values[index])) if self.streamed else self.values[index]
+
+    def rows_ahead(self, places: npt.NDArray[np.int64]) -> Iterator[Array]:
+        """Rows (k, size, …) of images on disk, of the next k steps at a time, read ahead.
+
+        Each step's are at `places` (steps, size). Where several devices share them out, more may
+        stand behind them, such that they divide.
+        """
+        columns = Columns(self.device, places.shape[1])
+        yield from map(columns.put, parts_ahead(self.values, columns.own(places)))
 
     def _placed(self, values: Any) -> Array:
         return put(np.ascontiguousarray(values), self.device)
@@ -101,8 +113,8 @@ class DeviceImages:
 
 
 def as_images(images: Any) -> Any:
-    """`Images` as they are; arrays as numpy (n, c, h, w) of finite values."""
-    if isinstance(images, Images):
+    """`Images`, and uint8 on disk, as they are; arrays as numpy (n, c, h, w) of finite values."""
+    if isinstance(images, Images) or (on_disk(images) and images.dtype == np.uint8):
         return images
     array = np.asarray(images)
     if array.dtype != np.uint8:

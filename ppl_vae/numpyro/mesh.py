@@ -7,7 +7,7 @@ norm's statistics are those of one device, whatever the number of devices, to ro
 
 from __future__ import annotations
 
-__all__ = ["everywhere", "here", "mesh_of", "put", "spread"]
+__all__ = ["Columns", "everywhere", "here", "mesh_of", "put", "spread"]
 
 from typing import Any
 
@@ -60,6 +60,47 @@ def put(value: Any, place: Any) -> Array:
         return jax.random.wrap_key_data(raw, impl=jax.random.key_impl(value))
     held = np.asarray(value)
     return jax.make_array_from_callback(held.shape, place, lambda index: held[index])
+
+
+class Columns:
+    """Arrays (steps, size, …) of which each device gets its images of every step.
+
+    A process then needs no more than its own devices' images. Where the devices do not divide
+    them, a step's first ones follow as well, for its reader to cut off.
+
+    Args:
+        place: a device, which gets all, or a sharding over a mesh.
+        size: images of a step, as many as there are devices at least.
+    """
+
+    def __init__(self, place: Any, size: int) -> None:
+        self.place, self.starts, self.more = place, {}, 0
+        if not isinstance(place, NamedSharding):
+            return
+        self.place = NamedSharding(place.mesh, PartitionSpec(None, AXIS))
+        self.more = -size % place.mesh.size
+        self.width = size + self.more
+        each, held = self.width // place.mesh.size, []
+        indices = self.place.addressable_devices_indices_map((1, self.width)).values()
+        for start in sorted({index[1].indices(self.width)[0] for index in indices}):
+            self.starts[start] = slice(each * len(self.starts), each * (len(self.starts) + 1))
+            held.append(np.arange(start, start + each))
+        self.held = np.concatenate(held)
+
+    def own(self, places: Any) -> Any:
+        """(steps, own): those of this process's devices."""
+        if not self.starts:
+            return places
+        return np.concatenate([places, places[:, : self.more]], 1)[:, self.held]
+
+    def put(self, rows: Any) -> Array:
+        """An array (steps, size, …) over all devices from this process's `own` part of it."""
+        if not isinstance(self.place, NamedSharding):
+            return jax.device_put(rows, self.place)
+        shape = (len(rows), self.width, *rows.shape[2:])
+        return jax.make_array_from_callback(
+            shape, self.place, lambda index: rows[:, self.starts[index[1].indices(self.width)[0]]]
+        )
 
 
 def here(tree: Any) -> Any:

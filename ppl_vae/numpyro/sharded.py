@@ -59,14 +59,14 @@ class ShardedTrainer(NumPyroTrainer):
     def _placed(self, now: State) -> State:
         return jax.tree.map(lambda leaf: put(jnp.array(leaf), self.alike), now)
 
-    def _probe(self) -> Array:
+    def _probe(self) -> Any:
         stored = super()._probe()
         return stored if isinstance(stored, np.ndarray) else here(stored)
 
     def _drawn_step(
         self, now: State, values: Array, key: Any, kl_weight: Any, rate: Any
     ) -> tuple[State, Any]:
-        shared = spread(values, self.mesh)
+        shared = spread(values[: self.batch_size], self.mesh)
         now, row = super()._drawn_step(now, shared, key, kl_weight, rate)
         return lax.with_sharding_constraint(now, self.alike), row
 

@@ -54,7 +54,6 @@ from ppl_vae.runs import Arrays, Run
 from ppl_vae.settings import ObjectiveSettings, TrainingSettings
 
 PROBE = 256  # images of the batch that the posterior's range is read from
-PART = 2**26  # bytes of streamed images on the device at a time
 
 
 def fit(
@@ -311,19 +310,17 @@ class NumPyroTrainer:
     def _streamed(self, rng_key: Any, rates: Any) -> np.ndarray:
         """An epoch as `_epoch` has it, its images brought to the device part by part."""
         places, keys = self._order(rng_key)
-        order = np.asarray(places)
-        image = self.train.values[:1].nbytes
-        most = max(1, PART // (image * self.batch_size))
-        steps = max(k for k in range(1, len(order) + 1) if k <= most and len(order) % k == 0)
-        rows = []
-        for start in range(0, len(order), steps):  # reads on while the device computes
-            some = slice(start, start + steps)
-            batches = self.train.rows(order[some])
-            self.now, row = self.part(
+        first, tables = 0, []
+        for batches in self.train.rows_ahead(np.asarray(places)):
+            some = slice(first, first + len(batches))
+            self.now, table = self.part(
                 self.now, batches, keys[some], tuple(rate[some] for rate in rates)
             )
-            rows.append(row)
-        return np.concatenate([np.asarray(row) for row in rows])
+            first = some.stop
+            tables.append(table)
+            if len(tables) > 1:  # one part waits for the device, no more: they take memory
+                tables[-2].block_until_ready()
+        return np.concatenate([np.asarray(table) for table in tables])
 
     def step(
         self, now: State, x: Array, rng_key: Any, kl_weight: Any, rate: Any
@@ -401,9 +398,10 @@ class NumPyroTrainer:
         """The state where the modules are."""
         return self.now
 
-    def _probe(self) -> Array:
+    def _probe(self) -> Any:
         """Stored images that the posterior's range is read from."""
-        return self.train.values[:PROBE]
+        stored = self.train.values[:PROBE]
+        return np.asarray(stored) if self.train.streamed else stored
 
     def posterior_range(self) -> dict[str, np.ndarray] | None:
         """What the first training images' posteriors span; see `loop.Trainer`."""

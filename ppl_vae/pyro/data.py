@@ -4,14 +4,16 @@ from __future__ import annotations
 
 __all__ = ["DeviceImages", "as_images", "check_support"]
 
-import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from ppl_vae.data.images import Images
+from ppl_vae.data.reading import on_disk, parts_ahead
 from ppl_vae.errors import UsageError
 
 
@@ -22,8 +24,11 @@ class DeviceImages:
         images: `ppl_vae.data.Images`, or an array (n, c, h, w): floating-point values as they
             are, uint8 as grey values over 255.
         device, dtype: of the batches.
-        stream: leave images that are mapped into memory where they are, and bring each batch to
-            the device by itself.
+        stream: leave images that are on disk (`ppl_vae.data.reading`) where they are, and bring
+            batches to the device as they are asked for.
+
+    Attributes:
+        streamed: whether they are so left; `values` are NumPy's then.
     """
 
     def __init__(
@@ -33,12 +38,8 @@ class DeviceImages:
         raw = images.stored if isinstance(images, Images) else images
         self.binarization = images.binarization if isinstance(images, Images) else "none"
         self.device, self.dtype = device, dtype
-        if stream and isinstance(raw, np.memmap):
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message=".*not writable")  # nobody writes
-                self.values = torch.from_numpy(raw)
-        else:
-            self.values = torch.as_tensor(np.ascontiguousarray(raw), device=device)
+        self.streamed = stream and on_disk(raw)
+        self.values: Any = raw if self.streamed else self._placed(raw)
         masks = images.masks if isinstance(images, Images) else None
         self.masks = None if masks is None else torch.as_tensor(masks, device=device)
         told = images if isinstance(images, Images) and images.vectors is not None else None
@@ -59,9 +60,26 @@ class DeviceImages:
 
     def batch(self, index: Any) -> Tensor:
         """Images at `index` (a slice or a tensor), dynamic binarisation and masks drawn anew."""
-        if isinstance(index, Tensor):
-            index = index.to(self.values.device)
-        stored = self.values[index].to(self.device)
+        return self.prepared(self.rows(index))
+
+    def rows(self, index: Any) -> Tensor:
+        """Stored values at `index` on the device."""
+        if not self.streamed:
+            found: Tensor = self.values[index]
+            return found
+        index = index.cpu().numpy() if isinstance(index, Tensor) else index
+        return self._placed(np.array(self.values[index]))
+
+    def rows_ahead(self, places: npt.NDArray[np.int64]) -> Iterator[Tensor]:
+        """`rows` of images on disk at each step's places (steps, size), read ahead of their use."""
+        for part in parts_ahead(self.values, places):
+            yield from self._placed(part)
+
+    def _placed(self, values: Any) -> Tensor:
+        return torch.as_tensor(np.ascontiguousarray(values), device=self.device)
+
+    def prepared(self, stored: Tensor) -> Tensor:
+        """Stored values as the likelihood wants them, and a mask where they take one."""
         values = self._scored(stored[:, : self.channels] if self.condition else stored)
         if self.condition:
             values = self._with_vectors(values, stored[:, self.channels :])
@@ -89,8 +107,8 @@ class DeviceImages:
 
 
 def as_images(images: Any) -> Any:
-    """`Images` as they are; arrays and tensors as numpy (n, c, h, w) of finite values."""
-    if isinstance(images, Images):
+    """`Images`, and uint8 on disk, as they are; arrays and tensors as numpy (n, c, h, w) of finite values."""
+    if isinstance(images, Images) or (on_disk(images) and images.dtype == np.uint8):
         return images
     if isinstance(images, Tensor):
         images = images.detach().cpu().numpy()

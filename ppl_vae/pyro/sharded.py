@@ -119,10 +119,15 @@ class ShardedTrainer(PyroTrainer):
 
     def _batch(self, data: DeviceImages, places: slice | Tensor) -> Tensor:
         """This process's images of a step."""
-        length = places.stop - places.start if isinstance(places, slice) else len(places)
-        share = Share(length)
-        with share.own().drawing():
-            return data.batch(share.of(places))
+        total = places.stop - places.start if isinstance(places, slice) else len(places)
+        return self._drawn(data, data.rows(Share(total).of(places)), total)
+
+    def _own(self, total: int) -> slice:
+        return Share(total).rows
+
+    def _drawn(self, data: DeviceImages, stored: Tensor, total: int) -> Tensor:
+        with Share(total).own().drawing():
+            return data.prepared(stored)
 
     def passed(self, x: Tensor, kl_weight: float) -> tuple[Tensor, Means]:
         with self._sharing(Share(self.batch_size), self.norms):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ppl_vae import loop
 from ppl_vae.architecture import check_images
+from ppl_vae.data.reading import shuffled
 from ppl_vae.errors import TrainingError, UsageError
 from ppl_vae.pyro import ranks
 from ppl_vae.pyro.asking import keeps_order
@@ -65,7 +66,7 @@ def fit(
         guide: a `Guide`, a module or a plain function over the same latent sites, or one of
             Pyro's automatic guides.
         train: `ppl_vae.data.Images`, or an array (n, c, h, w) in the likelihood's range; images
-            that are mapped into memory (`numpy.memmap`) stay on disk, and come in batch by batch.
+            that are mapped into memory (`numpy.memmap`) stay on disk, and come in by parts.
         valid: the same; its ELBO decides which weights are the best, and early stopping.
         objective: warm-up, beta, free bits, importance samples (`ObjectiveSettings`).
         run: folder that takes checkpoints, history, TensorBoard scalars.
@@ -181,6 +182,14 @@ class PyroTrainer:
         """The images of a step, as the likelihood wants them."""
         return data.batch(places)
 
+    def _own(self, total: int) -> slice:
+        """Which of a batch's images this process computes."""
+        return slice(total)
+
+    def _drawn(self, data: DeviceImages, stored: Tensor, total: int) -> Tensor:
+        """Its images of a step as the likelihood wants them, of `total` in all processes."""
+        return data.prepared(stored)
+
     def _first_pass(self) -> None:
         """One checked pass: sites and supports are looked at, lazy parameters come into being."""
         x = self._batch(self.train, slice(0, self.batch_size))
@@ -225,6 +234,20 @@ class PyroTrainer:
         if not self.parameters:
             raise UsageError("fit: neither model nor guide has a parameter to train")
 
+    def _batches(self, epoch: int) -> Iterator[Tensor]:
+        """The images of an epoch's steps."""
+        steps, size = self.steps_per_epoch, self.batch_size
+        order = np.arange(len(self.train))
+        if self.shuffles:
+            order = shuffled(len(self.train), self.settings.seed, epoch)
+        places = order[: steps * size].reshape(steps, size)
+        if self.train.streamed:
+            for stored in self.train.rows_ahead(places[:, self._own(size)]):
+                yield self._drawn(self.train, stored, size)
+        else:
+            for some in torch.as_tensor(places, device=self.device):
+                yield self._batch(self.train, some)
+
     def run_epoch(
         self,
         epoch: int,
@@ -232,12 +255,9 @@ class PyroTrainer:
         learning_rate: np.ndarray,
         tick: Callable[[int], Any],
     ) -> loop.EpochLog:
-        count, size = len(self.train), self.batch_size
-        order = torch.randperm(count, device=self.device) if self.shuffles else None
         rows = []
-        for i, (weight, rate) in enumerate(zip(kl_weight, learning_rate, strict=True)):
-            part = slice(i * size, (i + 1) * size)
-            x = self._batch(self.train, part if order is None else order[part])
+        steps = zip(kl_weight, learning_rate, self._batches(epoch), strict=False)
+        for weight, rate, x in steps:
             rows.append(self.step(x, float(weight), float(rate)))
             tick(1)
         table = torch.stack(rows).cpu().double().numpy()  # the epoch's one wait for the device
