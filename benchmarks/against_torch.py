@@ -109,7 +109,7 @@ def _turns(problem: Problem, images: np.ndarray, steps: int) -> dict[str, Turn]:
 
     def run_by_hand(turn: int) -> np.ndarray:
         torch.manual_seed(turn)
-        return by_hand.run_epoch(*schedules(turn, steps))
+        return by_hand.run_epoch(turn, *schedules(turn, steps))
 
     turns: dict[str, Turn] = {"ppl-vae": run_ours, "by hand": run_by_hand}
     if problem.family == "ladder":

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from benchmarks.nvae_torch import NVAEByHand
 from benchmarks.problem import LEARNING_RATE, Problem
 from benchmarks.very_deep_torch import VeryDeepByHand
+from ppl_vae.data.reading import shuffled
 
 
 class Block(nn.Module):
@@ -123,9 +124,9 @@ class ByHand:
         self.parameters = list(self.net.parameters())
         self.optimizer = torch.optim.Adam(self.parameters, lr=LEARNING_RATE, fused=True)
 
-    def run_epoch(self, kl_weight: np.ndarray, learning_rate: np.ndarray) -> np.ndarray:
+    def run_epoch(self, epoch: int, kl_weight: np.ndarray, learning_rate: np.ndarray) -> np.ndarray:
         """Rows of every step: loss, log likelihood, gradient norm, divergences z1 … zL."""
-        order = torch.randperm(len(self.images))
+        order = torch.from_numpy(shuffled(len(self.images), 0, epoch))
         rows = []
         for i, (weight, rate) in enumerate(zip(kl_weight, learning_rate, strict=True)):
             grey = self.images[order[i * self.batch : (i + 1) * self.batch]].float() / 255

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from ppl_vae.data.mapping import want
 from ppl_vae.errors import UsageError
 
 PART = 2**24  # bytes read at a time, or one step's images if those are more
@@ -105,12 +106,16 @@ class Joined:
         if flat.size and not (flat.min() >= 0 and flat.max() < len(self)):
             raise IndexError(f"places: expected 0 to {len(self) - 1}, came {flat.max()}")
         found = np.empty((flat.size, *self.shape[1:]), self.dtype)
-        of = np.searchsorted(self.ends, flat, side="right")
+        for part, here, rows in self.by_part(flat):
+            found[here] = part[rows]
+        return found.reshape(*places.shape, *self.shape[1:])
+
+    def by_part(self, places: npt.NDArray[Any]) -> Iterator[tuple[Any, Any, Any]]:
+        """Of the parts that places (n,) fall into: part, which places, and its rows there."""
+        of = np.searchsorted(self.ends, places, side="right")
         for i in np.unique(of):
             here = np.flatnonzero(of == i)
-            begin = self.ends[i] - len(self.parts[i])
-            found[here] = self.parts[i][flat[here] - begin]
-        return found.reshape(*places.shape, *self.shape[1:])
+            yield self.parts[i], here, places[here] - (self.ends[i] - len(self.parts[i]))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
         if copy is False:
@@ -146,7 +151,18 @@ def parts_ahead(values: Any, places: npt.NDArray[np.int64]) -> Iterator[npt.NDAr
     step = values[:1].nbytes * places.shape[1]
     several = _several(len(places), max(1, PART // step))
     jobs = (places[i : i + several] for i in range(0, len(places), several))
-    return ahead(lambda some: np.ascontiguousarray(values[some]), jobs, step * several)
+    return ahead(lambda some: _read(values, some), jobs, step * several)
+
+
+def _read(values: Any, places: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+    """Rows of `values`, in memory."""
+    flat = places.reshape(-1)
+    if isinstance(values, Joined):
+        for part, _, rows in values.by_part(flat):
+            want(part, rows)
+    else:
+        want(values, flat)
+    return np.ascontiguousarray(values[places])
 
 
 def _several(steps: int, most: int) -> int:

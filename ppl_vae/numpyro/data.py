@@ -66,11 +66,11 @@ class DeviceImages:
         """Stored values at `index` on the device."""
         return self._placed(np.array(self.values[index])) if self.streamed else self.values[index]
 
-    def rows_ahead(self, places: npt.NDArray[np.int64]) -> Iterator[Array]:
-        """Rows (k, size, …) of images on disk, of the next k steps at a time, read ahead.
+    def rows_ahead(self, places: npt.NDArray[np.int64]) -> Iterator[tuple[Array, Array]]:
+        """Images on disk at each step's places (steps, size), some steps at a time, read ahead.
 
-        Each step's are at `places` (steps, size). Where several devices share them out, more may
-        stand behind them, such that they divide.
+        Yields:
+            values, and order (k, …): those of k steps, each step's being `values[order[i]]`.
         """
         columns = Columns(self.device, places.shape[1])
         yield from map(columns.put, parts_ahead(self.values, columns.own(places)))

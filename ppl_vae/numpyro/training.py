@@ -279,12 +279,7 @@ class NumPyroTrainer:
 
     def _epoch(self, now: State, values: Array, rng_key: Any, rates: Any) -> tuple[State, Any]:
         order, keys = self._order(rng_key)
-
-        def step(now: State, inputs: Any) -> tuple[State, Any]:
-            index, *rest = inputs
-            return self._drawn_step(now, values[index], *rest)
-
-        return lax.scan(step, now, (order, keys, *rates))
+        return self._part(now, values, order, keys, rates)
 
     def _order(self, rng_key: Any) -> tuple[Array, Array]:
         """Images (steps, batch size) of an epoch's steps, and their keys."""
@@ -295,11 +290,16 @@ class NumPyroTrainer:
             order = random.permutation(shuffle, len(self.train))
         return order[:count].reshape(-1, size), random.split(draw, self.steps_per_epoch)
 
-    def _part(self, now: State, batches: Array, keys: Any, rates: Any) -> tuple[State, Any]:
-        """Steps of an epoch, on stored images (steps, batch size, …)."""
-        return lax.scan(
-            lambda now, inputs: self._drawn_step(now, *inputs), now, (batches, keys, *rates)
-        )
+    def _part(
+        self, now: State, values: Array, order: Array, keys: Any, rates: Any
+    ) -> tuple[State, Any]:
+        """Steps of an epoch, on stored images: each step's are those at its row of `order`."""
+
+        def step(now: State, inputs: Any) -> tuple[State, Any]:
+            index, *rest = inputs
+            return self._drawn_step(now, values[index], *rest)
+
+        return lax.scan(step, now, (order, keys, *rates))
 
     def _drawn_step(
         self, now: State, values: Array, key: Any, kl_weight: Any, rate: Any
@@ -311,10 +311,10 @@ class NumPyroTrainer:
         """An epoch as `_epoch` has it, its images brought to the device part by part."""
         places, keys = self._order(rng_key)
         first, tables = 0, []
-        for batches in self.train.rows_ahead(np.asarray(places)):
-            some = slice(first, first + len(batches))
+        for values, order in self.train.rows_ahead(np.asarray(places)):
+            some = slice(first, first + len(order))
             self.now, table = self.part(
-                self.now, batches, keys[some], tuple(rate[some] for rate in rates)
+                self.now, values, order, keys[some], tuple(rate[some] for rate in rates)
             )
             first = some.stop
             tables.append(table)

@@ -107,7 +107,7 @@ class DeviceImages:
 
 
 def as_images(images: Any) -> Any:
-    """`Images`, and uint8 on disk, as they are; arrays and tensors as numpy (n, c, h, w) of finite values."""
+    """`Images`, and uint8 on disk, as they are; others as numpy (n, c, h, w) of finite values."""
     if isinstance(images, Images) or (on_disk(images) and images.dtype == np.uint8):
         return images
     if isinstance(images, Tensor):

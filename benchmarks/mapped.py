@@ -1,0 +1,260 @@
+"""Images on disk against images in memory: how fast both PPLs train, and in how much memory.
+
+    python -m benchmarks.mapped                    # writes benchmarks/results/mapped.json
+    python -m benchmarks.mapped --ppl numpyro --gigabytes 2
+
+A file of random colour images (3 × 64 × 64, uint8), 6 GB unless told otherwise, is written to a
+folder of its own and taken away at the end. One dense ladder VAE (latents 32 and 16, hidden layers
+of 256 and 128: about the least work an image of that size can be) learns from it in batches of 128.
+
+Speed: two trainers with the same weights, one with the images mapped and one with all of them in
+memory, take turns of some steps of the same images, drawn from the whole file, in an order drawn
+anew; a ratio is the median over turns of time / time in memory of the same turn. Once with the
+mapped file's pages where they are (warm), once with all of them taken out of the system's cache
+before each turn (cold; what lies below a virtual machine's disk is out of reach). Held where both
+ratios' upper ends of the interval are at most 1 / 0.9, and both trainers end with the same weights,
+bit for bit.
+
+Memory: `fit` for one epoch of the whole file, cold, in a process of its own; anonymous memory
+(RssAnon) every 20 ms. Held where it stays below 1.5 GB. Linux alone. Exit status 1 where something
+is not held.
+"""
+
+from __future__ import annotations
+
+__all__ = ["main", "memory", "speed"]
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.machine import describe
+from benchmarks.timing import interleaved, ratio
+from ppl_vae.recipes import Recipe
+from ppl_vae.settings import ObjectiveSettings, TrainingSettings
+
+RESULTS = Path(__file__).parent / "results" / "mapped.json"
+X_SHAPE, BATCH = (3, 64, 64), 128
+RECIPE = {
+    "name": "mapped",
+    "data": {"name": "npy"},
+    "model": {
+        "class_path": "HierarchicalVAE",
+        "init_args": {
+            "latents": [32, 16],
+            "hidden": [256, 128],
+            "likelihood": "discretized_logistic",
+        },
+    },
+    "guide": {"class_path": "LadderGuide"},
+}
+SETTINGS = TrainingSettings(epochs=1, batch_size=BATCH, device="cpu", threads=1)
+SLOWEST, MOST = 1 / 0.9, 1500.0  # times as long as in memory; MB
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; 0 where all is held, 1 otherwise."""
+    options = _options(arguments)
+    if options.one:
+        what, file = options.one
+        found = _parts()[what](options.ppl[0], Path(file), options.steps, options.turns)
+        print(json.dumps(found))
+        return 0
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        file = Path(folder, "images.npy")
+        count = write(file, options.gigabytes)
+        rows = [
+            {"ppl": ppl, "images": count, "gigabytes": file.stat().st_size / 1e9}
+            | {what: _own_process(what, ppl, file, options) for what in _parts()}
+            for ppl in options.ppl
+        ]
+    held = all(map(_is_held, rows))
+    report = {"machine": describe(), "recipe": RECIPE, "batch": BATCH, "rows": rows, "held": held}
+    for row in rows:
+        print(_line(row), flush=True)
+    if options.out is not None:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(report, indent=2) + "\n")
+    return 0 if held else 1
+
+
+def write(file: Path, gigabytes: float) -> int:
+    """A .npy file of random images, some at a time; how many."""
+    count = max(8 * BATCH, int(gigabytes * 1e9 / np.prod(X_SHAPE)))
+    images = np.lib.format.open_memmap(file, "w+", dtype=np.uint8, shape=(count, *X_SHAPE))
+    rng = np.random.default_rng(0)
+    for start in range(0, count, 4096):
+        some = images[start : start + 4096]
+        some[:] = np.frombuffer(rng.bytes(some.size), np.uint8).reshape(some.shape)
+    images.flush()
+    return count
+
+
+def speed(ppl: str, file: Path, steps: int, turns: int) -> dict[str, Any]:
+    """Turns of both trainers, warm and cold, and in how many arrays they end apart."""
+    mapped = np.load(file, mmap_mode="r")
+    sides = {
+        "mapped": _trainer(ppl, mapped, steps),
+        "in memory": _trainer(ppl, np.load(file), steps),
+    }
+    taken = dict.fromkeys(sides, 0)
+
+    def turn(name: str) -> Any:
+        def run(_: int) -> None:
+            if ppl == "pyro":
+                import torch
+
+                torch.manual_seed(taken[name])
+            rates = (np.ones(steps), np.full(steps, 1e-3))
+            sides[name].run_epoch(taken[name], *rates, lambda _: None)
+            taken[name] += 1
+
+        return run
+
+    calls = {name: turn(name) for name in sides}
+    found: dict[str, Any] = {"turns": turns, "steps": steps}
+    for state in ("warm", "cold"):
+        before = None
+        if state == "cold":
+            before = lambda name: drop(file, mapped) if name == "mapped" else None  # noqa: E731
+        else:
+            int(mapped.max())  # reads all of it
+        seconds = interleaved(calls, turns, before=before)
+        found[state] = {
+            "ratio": asdict(ratio(seconds["mapped"], seconds["in memory"])),
+            "images_per_second": {
+                name: steps * BATCH / float(np.median(values)) for name, values in seconds.items()
+            },
+        }
+    one, two = (side.weights() for side in sides.values())
+    found["different"] = [name for name in one if not np.array_equal(one[name], two[name])]
+    return found
+
+
+def memory(ppl: str, file: Path, steps: int, turns: int) -> dict[str, Any]:
+    """Most anonymous memory (MB) of an epoch by `fit`, of which so much before, and its speed."""
+    programs = import_module(f"ppl_vae.{ppl}")
+    pair = programs.build(Recipe.from_dict(RECIPE), X_SHAPE)
+    images = np.load(file, mmap_mode="r")
+    drop(file, images)
+    before, most, ended = anonymous(), [0.0], threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.02):
+            most[0] = max(most[0], anonymous())
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    begun = time.perf_counter()
+    fitted = programs.fit(*pair, images, progress=False, **asdict(SETTINGS))
+    seconds = time.perf_counter() - begun
+    ended.set()
+    watcher.join()
+    return {
+        "anonymous_mb": most[0],
+        "before_mb": before,
+        "seconds": seconds,
+        "images_per_second": float(fitted.history["images_per_second"][-1]),
+    }
+
+
+def drop(file: Path, images: np.memmap[Any, Any]) -> None:
+    """Take a file's pages out of this process, and out of the system's cache."""
+    import mmap
+
+    images._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
+    place = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(place)
+        os.posix_fadvise(place, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(place)
+
+
+def anonymous() -> float:
+    """This process's anonymous memory, MB."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon"):
+            return int(line.split()[1]) * 1024 / 1e6
+    raise RuntimeError("/proc/self/status: no RssAnon: this benchmark runs on Linux alone")
+
+
+def _trainer(ppl: str, images: Any, steps: int) -> Any:
+    programs = import_module(f"ppl_vae.{ppl}")
+    training = import_module(f"ppl_vae.{ppl}.training")
+    pair = programs.build(Recipe.from_dict(RECIPE), X_SHAPE)
+    rest = (images, None, ObjectiveSettings(), SETTINGS)
+    if ppl == "pyro":
+        import pyro
+        import torch
+
+        torch.set_num_threads(1)
+        pyro.enable_validation(False)
+        trainer = training.PyroTrainer(*pair, *rest)
+    else:
+        trainer = training.NumPyroTrainer(*pair, *rest, training.device_of("cpu"))
+    trainer.steps_per_epoch = steps
+    return trainer
+
+
+def _parts() -> dict[str, Any]:
+    return {"speed": speed, "memory": memory}
+
+
+def _own_process(what: str, ppl: str, file: Path, options: argparse.Namespace) -> Any:
+    command = [sys.executable, "-m", "benchmarks.mapped", "--ppl", ppl, "--one", what, str(file)]
+    command += ["--steps", str(options.steps), "--turns", str(options.turns)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _is_held(row: dict[str, Any]) -> bool:
+    found = row["speed"]
+    quick = all(found[state]["ratio"]["high"] <= SLOWEST for state in ("warm", "cold"))
+    return quick and not found["different"] and row["memory"]["anonymous_mb"] < MOST
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.mapped")
+    parser.description, parser.formatter_class = __doc__, argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--ppl", choices=("pyro", "numpyro"), action="append", help="one alone")
+    parser.add_argument("--gigabytes", type=float, default=6.0, help="of the file (6)")
+    parser.add_argument("--steps", type=int, default=40, help="of a turn (40)")
+    parser.add_argument("--turns", type=int, default=12, help="of each trainer, warm and cold (12)")
+    parser.add_argument("--folder", type=Path, help="where to write it (the system's for such)")
+    parser.add_argument("--one", nargs=2, metavar=("WHAT", "FILE"), help="one part of one row")
+    parser.add_argument("--out", type=Path, default=RESULTS, help=f"JSON (results/{RESULTS.name})")
+    options = parser.parse_args(arguments)
+    options.ppl = options.ppl or ["pyro", "numpyro"]
+    return options
+
+
+def _line(row: dict[str, Any]) -> str:
+    said = [f"{row['ppl']:8} {row['gigabytes']:.2f} GB"]
+    for state in ("warm", "cold"):
+        found = row["speed"][state]
+        low, high = found["ratio"]["low"], found["ratio"]["high"]
+        each = found["images_per_second"]
+        said.append(
+            f"{state}: {found['ratio']['value']:.3f} [{low:.3f}, {high:.3f}] of the time in memory "
+            f"({each['mapped']:.0f} against {each['in memory']:.0f} images/s)"
+        )
+    said.append(f"{len(row['speed']['different'])} arrays apart")
+    said.append(f"epoch: {row['memory']['anonymous_mb']:.0f} MB anonymous at most")
+    return ", ".join(said)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
