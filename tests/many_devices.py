@@ -74,7 +74,7 @@ def first_step(ppl: str, out: Path) -> None:
             # A step too short to see: what is validated are the same weights.
             fit(
                 ppl, pair, out / name, objective, 1, images=BATCH, precision=trial.precision,
-                learning_rate=1e-9,
+                learning_rate=1e-9, mapped=name == "single",
             )  # fmt: skip
 
 
