@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evaluation._canvas import GREY, drawing, save
+from ppl_vae.data.reading import on_disk
 from ppl_vae.errors import UsageError
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -280,7 +281,7 @@ def _tiles(images: Array, argument: str, limit: int) -> Array:
 
 def _checked(images: Any, argument: str) -> Array:
     images = images.detach().cpu() if hasattr(images, "detach") else images
-    array = images if isinstance(images, np.ndarray) else np.asarray(images)
+    array = images if isinstance(images, np.ndarray) or on_disk(images) else np.asarray(images)
     if array.ndim != 4 or 0 in array.shape:
         raise UsageError(
             f"{argument}: expected images (n, channels, height, width), one or more, "

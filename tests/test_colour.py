@@ -40,7 +40,30 @@ def small(monkeypatch: pytest.MonkeyPatch, name: str, **changes: Any) -> None:
     monkeypatch.setitem(SETS, name, dataclasses.replace(SETS[name], SOURCE=about, **changes))
 
 
-def hub(monkeypatch: pytest.MonkeyPatch, repositories: dict[str, dict[str, Any]]) -> list[Any]:
+class Rows:
+    """Stands for a split of the package's that knows its place."""
+
+    def __init__(self, rows: Any) -> None:
+        self.rows, self.at = rows, 0
+
+    def __iter__(self) -> Any:
+        for i, row in enumerate(self.rows):
+            if i >= self.at:
+                self.at += 1
+                yield row
+
+    def state_dict(self) -> Any:
+        return {"at": self.at}
+
+    def load_state_dict(self, state: Any) -> None:
+        self.at = state["at"]
+
+
+def hub(
+    monkeypatch: pytest.MonkeyPatch,
+    repositories: dict[str, dict[str, Any]],
+    kind: Callable[[Any], Any] = iter,
+) -> list[Any]:
     """Stands for the package: {repository: {split: images}}; what is asked for is listed."""
     asked: list[Any] = []
 
@@ -52,7 +75,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, repositories: dict[str, dict[str, Any]]
     def dataset(repository: str, config: str | None, *, split: str, streaming: bool) -> Any:
         assert streaming
         asked.append((repository, split))
-        return ({"image": Image.fromarray(x)} for x in repositories[repository][split])
+        return kind({"image": Image.fromarray(x)} for x in repositories[repository][split])
 
     package = types.SimpleNamespace(get_dataset_split_names=splits, load_dataset=dataset)
     monkeypatch.setitem(sys.modules, "datasets", package)
@@ -159,19 +182,80 @@ def test_nowhere(name: str) -> None:
     refused(lambda: load(name, binarization="dynamic"), "3 channels")
 
 
-def test_what_is_cut_off_is_no_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def broken() -> Any:
-        yield from pixels(3).transpose(0, 3, 1, 2)
-        raise ConnectionError("gone")
+class Broken:
+    """Images that end with a lost connection after `whole` of them, the first time."""
 
-    shape = (3, SIDE, SIDE)
-    whole = pixels(2).transpose(0, 3, 1, 2)
-    refused(lambda: shards.write(tmp_path / "x", {"train": whole, "test": broken()}, shape), "gone")
-    assert shards.parts(tmp_path / "x", ("train", "test")) is None
-    assert [file.name for file in (tmp_path / "x").iterdir()] == ["train.npy"]
-    refused(lambda: shards.write(tmp_path / "x", {"train": []}, shape), "none")
-    refused(
-        lambda: shards.write(tmp_path / "x", {"train": pixels(2, width=3)}, shape),
-        "image 0",
-        "shape",
-    )
+    def __init__(self, images: np.ndarray, whole: int) -> None:
+        self.values, self.whole, self.at, self.asked = images, whole, 0, list[Any]()
+
+    def images(self, place: Any = None) -> Any:
+        self.asked.append(place)
+        for number in range(place or 0, len(self.values)):
+            if number == self.whole and len(self.asked) == 1:
+                raise ConnectionError("gone")
+            self.at = number + 1
+            yield self.values[number]
+
+    def place(self) -> int:
+        return self.at
+
+
+def test_what_is_cut_off_is_no_set_and_is_gone_on_with(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Two images a shard, and the connection is lost after five of seven: from the fifth on."""
+    monkeypatch.setattr(shards, "SHARD", 2 * 3 * SIDE * SIDE)
+    shape, whole = (3, SIDE, SIDE), pixels(7).transpose(0, 3, 1, 2)
+    source = Broken(whole, 5)
+    refused(lambda: shards.write(tmp_path / "x", {"all": source}, shape), "gone")
+    assert shards.parts(tmp_path / "x", ["all"]) is None
+    left = {file.name for file in (tmp_path / "x").iterdir()}
+    assert left == {"all-00000.npy", "all-00001.npy", "all.place.json"}
+    found = shards.write(tmp_path / "x", {"all": source}, shape)["all"]
+    assert source.asked == [None, 4]
+    np.testing.assert_array_equal(found, whole)
+    again = shards.parts(tmp_path / "x", ["all"])
+    assert again is not None
+    np.testing.assert_array_equal(again["all"][np.array([6, 0])], whole[[6, 0]])
+    (tmp_path / "x" / "all-00002.npy").unlink()
+    refused(lambda: shards.parts(tmp_path / "x", ["all"]), "all-00002.npy", "all.json")
+
+
+def test_what_is_no_set(tmp_path: Path) -> None:
+    def write(values: np.ndarray) -> Any:
+        return shards.write(tmp_path / "x", {"train": Broken(values, 9)}, (3, SIDE, SIDE))
+
+    refused(lambda: write(pixels(0).transpose(0, 3, 1, 2)), "none")
+    refused(lambda: write(pixels(2, width=3).transpose(0, 3, 1, 2)), "image 0", "shape")
+
+
+@pytest.mark.parametrize("kind", [iter, Rows], ids=["counted", "placed"])
+def test_the_hub_is_taken_up_where_it_was_left(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two splits in shards of two images; the second split breaks off at its third image."""
+    monkeypatch.setattr(shards, "SHARD", 2 * 3 * SIDE * SIDE)
+    small(monkeypatch, "celeba64", crop=None)
+    train, valid, test = pixels(3), pixels(4, seed=1), pixels(3, seed=2)
+
+    def breaking() -> Any:
+        yield from valid[:2]
+        raise ConnectionError("reset by peer")
+
+    name = "flwrlabs/celeba"
+    hub(monkeypatch, {name: {"train": train, "valid": breaking(), "test": test}}, kind)
+    refused(lambda: load("celeba64"), "reset by peer", "goes on from there")
+    asked = hub(monkeypatch, {name: {"train": train, "valid": valid, "test": test}}, kind)
+    every = np.concatenate([train, valid]).transpose(0, 3, 1, 2)
+    np.testing.assert_array_equal(load("celeba64").train.images, every)
+    assert [split for _, split in asked] == ["valid", "test"]
+
+
+def test_any_repository(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    images = pixels(10)
+    hub(monkeypatch, {"mine/small": {"train": images}})
+    found = load("hub", repository="mine/small", image_size=SIDE, valid=2)
+    np.testing.assert_array_equal(found.train.images, images[:7].transpose(0, 3, 1, 2))
+    np.testing.assert_array_equal(found.test.images, images[9:].transpose(0, 3, 1, 2))
+    assert load("hub", repository="mine/small", image_size=4).x_shape == (3, 4, 4)
+    refused(lambda: load("hub", image_size=SIDE), "repository", "owner/name")
+    refused(lambda: load("hub", repository="mine/small"), "image_size")
+    refused(lambda: load("hub", repository="a/b", image_size=4, path=tmp_path), "'folder'")

@@ -19,10 +19,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ppl_vae.data import Images, cifar10, dsprites, fetching, idx, load, mnist, names, omniglot
+from ppl_vae.data import (
+    Images,
+    cifar10,
+    dsprites,
+    fetching,
+    idx,
+    load,
+    mnist,
+    names,
+    omniglot,
+    reading,
+)
 from ppl_vae.data import source as about
 from ppl_vae.data.binarization import BLOCK
 from ppl_vae.data.fetching import LocalFile, RemoteFile
+from ppl_vae.data.reading import Joined
 from ppl_vae.errors import UsageError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -599,6 +611,74 @@ def test_folder_of_npy_stays_on_disk(tmp_path: Path) -> None:
     assert isinstance(own.train.images, np.memmap)
     (tmp_path / "test.npy").unlink()
     _refused(lambda: load("npy", path=tmp_path), "test.npy")
+
+
+def test_folder_of_several_npy_stays_on_disk(tmp_path: Path) -> None:
+    """Files of two layouts, in the order of their names, as the array that they are parts of."""
+    every = _grey(9, 5, 4)
+    np.save(tmp_path / "train-1.npy", every[4:, ..., None])
+    np.save(tmp_path / "train-0.npy", every[:4])
+    np.save(tmp_path / "test.npy", every[:2])
+    own = load("npy", path=tmp_path, valid=2)
+    assert own.valid is not None
+    for part, expected in ((own.train, every[:7]), (own.valid, every[7:])):
+        assert isinstance(part.images, Joined)
+        np.testing.assert_array_equal(np.asarray(part.images)[:, 0], expected)
+    np.testing.assert_array_equal(own.train.images[np.array([[5, 0]])], every[None, [5, 0], None])
+    np.testing.assert_array_equal(own.train.images[3:6][-1], every[5, None])
+    np.testing.assert_array_equal(
+        own.train.fixed(0).images, Images(every[:7, None]).fixed(0).images
+    )
+    np.save(tmp_path / "train-2.npy", _grey(2, 5, 5))
+    _refused(lambda: load("npy", path=tmp_path), "train-2.npy", "(1, 5, 4)")
+
+
+@pytest.mark.parametrize("layout", ["channels first", "channels last"])
+def test_rows_read_ahead_are_those_of_the_array(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str
+) -> None:
+    """Some steps at a time, all of one length where they divide, from views and from files."""
+    array = np.random.default_rng(0).integers(0, 256, (50, 30, 40, 3)).astype(np.uint8)
+    np.save(tmp_path / "a.npy", array)
+    mapped = np.load(tmp_path / "a.npy", mmap_mode="r")
+    if layout == "channels last":
+        array, mapped = (part.transpose(0, 3, 1, 2) for part in (array, mapped))
+    places = np.random.default_rng(1).integers(0, 40, (12, 4))
+    monkeypatch.setattr(reading, "PART", 5 * 4 * 3600)
+    for values in (mapped[5:-5], Joined([mapped[5:20], mapped[20:21], mapped[21:-5]])):
+        parts = list(reading.parts_ahead(values, places))
+        assert [len(part) for part in parts] == [4, 4, 4]
+        np.testing.assert_array_equal(np.concatenate(parts), array[5:-5][places])
+        assert all(part.flags.c_contiguous for part in parts)
+
+
+def test_reading_ahead_stays_in_its_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more parts under way than they may take, and a failed one raises in its turn."""
+    monkeypatch.setattr(reading, "HELD", 250)
+    begun: list[int] = []
+
+    def read(job: int) -> int:
+        begun.append(job)
+        if job == 7:
+            raise OSError("damaged")
+        return job
+
+    used = reading.ahead(read, iter(range(20)), 100, readers=9)
+    for expected in range(7):
+        assert next(used) == expected
+        assert len(begun) <= expected + 1 + 2
+    with pytest.raises(OSError, match="damaged"):
+        next(used)
+
+
+def test_shuffles_are_orders_of_seed_and_epoch() -> None:
+    """Each image once; every place equally often first (chi-square over 10, 3000 epochs)."""
+    orders = np.array([reading.shuffled(10, 3, epoch) for epoch in range(3000)])
+    assert (np.sort(orders, axis=1) == np.arange(10)).all()
+    counts = np.bincount(orders[:, 0], minlength=10)
+    assert ((counts - 300) ** 2 / 300).sum() < 33.7  # exceeded once in 10,000
+    assert (reading.shuffled(10, -1, 0) != reading.shuffled(10, 3, 0)).any()
+    np.testing.assert_array_equal(reading.shuffled(10, 3, 5), orders[5])
 
 
 def test_valid_array_is_given_back(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ _READERS: dict[str, Any] = {
     "dsprites": dsprites,
     "fashion_mnist": fashion_mnist,
     "folder": folder,
+    "hub": colour,
     "mnist": mnist,
     "npy": arrays,
     "npz": arrays,
@@ -96,14 +97,15 @@ def load(
         path: for "folder", "npy" and "npz" what to read; for the others a folder that holds their
             files, searched in place of `PPL_VAE_DATA`, the cache and the network.
         seed: of the draws that are made once: test images take `seed`, the others `seed` + 1.
-        image_size: for "folder", the side in pixels to crop and rescale images to; for "sprites",
-            the side to draw them at.
+        image_size: for "folder" and "hub", the side in pixels to crop and rescale images to; for
+            "sprites", the side to draw them at.
         masks: kinds of masks (`ppl_vae.data.masks`) that hide a part of each image, equally often;
             none hides nothing. Images then carry their mask as a last channel, 1 where a pixel is
             known: training images a fresh one at every use, out of `NUM_MASKS`, those to validate
             and test with one drawn once.
-        repository: for the large colour sets, "owner/name" of one on the Hugging Face hub in
-            place of the set's own.
+        repository: "owner/name" of one on the Hugging Face hub: for "hub" which; for the large
+            colour sets one in place of the set's own. Or a folder that the package `datasets`
+            reads as it does one, with Parquet files for instance.
         condition: gives each image a vector (`ppl_vae.data.conditions`): "label", its label
             one-hot, or a .npz file with arrays `train` (and `valid`) and `test`, a row an image.
 
@@ -113,10 +115,10 @@ def load(
     """
     about = source(name, binarization)
     _check_request(name, about, binarization, seed, image_size, masks)
-    if repository is not None and name not in colour.SETS:
+    if repository is not None and name not in (known := ("hub", *colour.SETS)):
         raise UsageError(
             f"repository: expected none for {name!r}, came {repository!r}: leave it out, only "
-            f"{', '.join(colour.SETS)} come from the Hugging Face hub"
+            f"{', '.join(known)} come from the Hugging Face hub"
         )
     train, test = _read(name, binarization, path, image_size, repository)
     _check_grey(name, test.x_shape[0], binarization)
@@ -143,10 +145,10 @@ def _check_request(
     check_seed(seed)
     if masks:
         check_kinds(masks)
-    if image_size is not None and name not in ("folder", "sprites"):
+    if image_size is not None and name not in ("folder", "hub", "sprites"):
         raise UsageError(
-            f"image_size: expected none for {name!r}, came {image_size}: only 'folder' rescales, "
-            "and 'sprites' are drawn at any size"
+            f"image_size: expected none for {name!r}, came {image_size}: only 'folder' and 'hub' "
+            "rescale, and 'sprites' are drawn at any size"
         )
     if about.size is not None:
         _check_grey(name, about.size[0], binarization)
@@ -161,6 +163,8 @@ def _read(
 ) -> tuple[Images, Images]:
     if name == "folder":
         return folder.read(path, image_size=image_size)
+    if name == "hub":
+        return colour.read(path, repository, image_size)
     if name == "sprites":
         return sprites.read(path, image_size=image_size)
     if (name, binarization) == ("mnist", "static"):
@@ -219,6 +223,6 @@ def _grey(images: Images, binarization: Literal["none", "dynamic", "static"]) ->
     """Binary images as 0 and 255, in place where possible: dSprites takes 3 GB once, not twice."""
     values = images.images
     if images.binarization == "static":
-        target = values if values.flags.writeable else None
+        target = values if isinstance(values, np.ndarray) and values.flags.writeable else None
         values = np.multiply(values, np.uint8(255), out=target)
     return Images(values, images.labels, binarization, images.factors)

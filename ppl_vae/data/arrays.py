@@ -9,7 +9,8 @@ arrays with no value but 0 and 1, and bool arrays, are binary images.
   called `images`, with `labels`.
 - .npy: one array of images.
 - a folder: `train.npy` and `test.npy`; uint8 files are mapped into memory, not read, so they may be
-  larger than it.
+  larger than it. Either may be several files of uint8, `train-00000.npy` and so on, one behind the
+  other in the order of their names.
 
 A single array is split into nine tenths to train and one tenth to test with, drawn once and for
 all. Nothing is unpickled.
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 __all__ = ["SOURCE", "read"]
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ import numpy.typing as npt
 
 from ppl_vae.data.images import Images, Source
 from ppl_vae.data.problems import READ_ERRORS, bad_file
+from ppl_vae.data.reading import Joined
 from ppl_vae.data.splits import split_positions
 from ppl_vae.errors import UsageError
 
@@ -86,6 +88,10 @@ def _load_folder(folder: Path) -> dict[str, Any]:
     arrays = {}
     for split in ("train", "test"):
         file = folder / f"{split}.npy"
+        several = sorted(folder.glob(f"{split}-*.npy"))
+        if several and not file.exists():
+            arrays[split] = _load_shards(several)
+            continue
         if not file.is_file():
             raise UsageError(
                 f"{folder}: expected train.npy and test.npy in this folder, came no {file.name}: "
@@ -110,6 +116,21 @@ def _load_file(file: Path) -> dict[str, Any]:
     except READ_ERRORS as error:
         raise bad_file(file, "a whole .npy or .npz file of numbers", error, remedy) from error
     raise bad_file(file, "a .npy or .npz file", "another format", remedy)
+
+
+def _load_shards(files: Sequence[Path]) -> Any:
+    """Arrays of several files as one that stays on disk, channels first."""
+    parts: list[npt.NDArray[np.uint8]] = []
+    for file in files:
+        part = _channels_first(file, "images", _load_file(file)["images"])
+        if part.dtype != np.uint8 or (parts and part.shape[1:] != parts[0].shape[1:]):
+            wanted = parts[0].shape[1:] if parts else "any shape"
+            raise bad_file(
+                file, f"uint8 images of {wanted}, as in {files[0].name}",
+                f"{part.dtype} of {part.shape[1:]}", "write all alike, as uint8",
+            )  # fmt: skip
+        parts.append(part)
+    return Joined(parts)
 
 
 def _single(place: Path, arrays: Mapping[str, Any]) -> str:

@@ -35,7 +35,7 @@ def draw_once(values: npt.NDArray[np.uint8], seed: int) -> npt.NDArray[np.uint8]
     check_seed(seed)
     drawn = np.empty(values.shape, np.uint8)
     for block, start in enumerate(range(0, len(values), BLOCK)):
-        rows = values[start : start + BLOCK]
+        rows = np.asarray(values[start : start + BLOCK])
         drawn[start : start + BLOCK] = _uniform(rows.shape, int(seed), block) < rows / 255.0
     return drawn
 

@@ -15,11 +15,11 @@ Images that are not of the set's size are cropped to the middle square and resca
 
 from __future__ import annotations
 
-__all__ = ["SETS", "ColourSet"]
+__all__ = ["SETS", "SOURCE", "ColourSet", "read"]
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
@@ -32,6 +32,17 @@ from ppl_vae.data.images import Images, Source
 from ppl_vae.errors import UsageError
 
 Array = npt.NDArray[np.uint8]
+
+SOURCE = Source(
+    title="A repository of images on the Hugging Face hub",
+    url="https://huggingface.co/datasets",
+    licence="the repository's",
+    citation="",
+    split="the repository's, or the last tenth to test with",
+    size=None,
+    num_levels=256,
+    checksum="none: every image is decoded in full",
+)
 
 PARTS = ("train", "test")
 ALL = "all"
@@ -47,8 +58,9 @@ class ColourSet:
         terms: of access, a sentence for errors.
         repository, config: on the hub, where one is known; the user may name another.
         train, test: splits there; of `test` the first that it has, none holds out the last
-            `held_out` images.
+            `held_out` images, a share of them where that is below 1.
         crop: side of the middle square of an original that is kept, pixels; None, all of it.
+        key: behind a repository's name in the cache.
     """
 
     name: str
@@ -58,8 +70,14 @@ class ColourSet:
     config: str | None = None
     train: tuple[str, ...] = ("train",)
     test: tuple[str, ...] = ("validation", "valid", "val", "test")
-    held_out: int = 0
+    held_out: float = 0
     crop: int | None = None
+    key: str = ""
+
+    @property
+    def side(self) -> int:
+        """Of an image, pixels."""
+        return self.x_shape[1]
 
     @property
     def x_shape(self) -> tuple[int, int, int]:
@@ -86,8 +104,12 @@ class ColourSet:
                 f"or {self.name}/ in the folder that PPL_VAE_DATA names) or a repository on the "
                 f"Hugging Face hub (data.repository). {self.terms}"
             )
-        kept = cache_folder() / self.name / source.replace("/", "--")
-        return self._split(_kept(kept) or self._from_hub(kept, source))
+        return self.of_repository(source)
+
+    def of_repository(self, repository: str) -> tuple[Images, Images]:
+        """Images of a repository, which the package `datasets` may also find in a folder."""
+        kept = cache_folder() / self.name / f"{repository.replace('/', '--')}{self.key}"
+        return self._split(_kept(kept) or self._from_hub(kept, repository))
 
     def _local(self, place: Path) -> tuple[Images, Images]:
         """A folder of one's own: arrays as they are, images by way of the cache."""
@@ -101,11 +123,11 @@ class ColourSet:
             return train, test
         files = folder.split_files(place)
         kept = cache_folder() / self.name / _digest(place, chain(*files))
-        streams = {
-            part: (folder.read_square(file, self.x_shape[1], self.crop) for file in some)
+        sources = {
+            part: shards.Files(some, lambda file: folder.read_square(file, self.side, self.crop))
             for part, some in zip(PARTS, files, strict=True)
         }
-        return self._split(_kept(kept) or shards.write(kept, streams, self.x_shape))
+        return self._split(_kept(kept) or shards.write(kept, sources, self.x_shape))
 
     def _from_hub(self, kept: Path, repository: str) -> dict[str, Array]:
         config = self.config if repository == self.repository else None
@@ -118,24 +140,53 @@ class ColourSet:
                 f"{', '.join(has)}: name another repository (data.repository)"
             )
 
-        def images(splits: Sequence[str]) -> Iterator[Array]:
-            for split in splits:
-                for image in hub.stream(repository, config, split, self.terms):
-                    yield folder.square(image, self.x_shape[1], self.crop)
+        def rows(names: Sequence[str]) -> hub.Rows:
+            return hub.Rows(
+                repository,
+                config,
+                names,
+                self.terms,
+                lambda image: folder.square(image, self.side, self.crop),
+            )
 
-        streams = {"train": images(train), "test": images(test)} if test else {ALL: images(train)}
-        return shards.write(kept, streams, self.x_shape)
+        sources = {"train": rows(train), "test": rows(test)} if test else {ALL: rows(train)}
+        return shards.write(kept, sources, self.x_shape)
 
     def _split(self, found: dict[str, Array]) -> tuple[Images, Images]:
         if ALL not in found:
             return Images(found["train"]), Images(found["test"])
         every = Images(found[ALL])
-        if len(every) <= self.held_out:
+        held = self.held_out if self.held_out >= 1 else max(1, round(self.held_out * len(every)))
+        if len(every) <= held:
             raise UsageError(
-                f"{self.name}: expected more than {self.held_out} images, came {len(every)}: name "
+                f"{self.name}: expected more than {held} images, came {len(every)}: name "
                 "another repository (data.repository)"
             )
-        return every[: -self.held_out], every[-self.held_out :]
+        return every[: -int(held)], every[-int(held) :]
+
+
+def read(
+    path: str | Path | None = None, repository: str | None = None, image_size: int | None = None
+) -> tuple[Images, Images]:
+    """Images to train and to test with of any repository, at a size of one's own.
+
+    Raises:
+        UsageError: no repository, no size, a path, or what `ColourSet.read` raises.
+    """
+    if repository is None or path is not None:
+        raise UsageError(
+            "repository: expected 'owner/name' of one on the Hugging Face hub, or a folder as the "
+            f"package datasets reads it, came {repository!r} and path {str(path)!r}: set "
+            "data.repository alone, or take 'folder' for a folder of images"
+        )
+    if image_size is None or isinstance(image_size, bool) or image_size < 1:
+        raise UsageError(
+            f"image_size: expected the side of the images in pixels for 'hub', came {image_size}: "
+            "set data.image_size"
+        )
+    size = (3, image_size, image_size)
+    any_set = ColourSet("hub", replace(SOURCE, size=size), "", held_out=0.1, key=f"-{image_size}")
+    return any_set.of_repository(repository)
 
 
 def _kept(place: Path) -> dict[str, Array] | None:
