@@ -1,7 +1,7 @@
 """Images on disk against images in memory: how fast both PPLs train, and in how much memory.
 
     python -m benchmarks.mapped                    # writes benchmarks/results/mapped.json
-    python -m benchmarks.mapped --ppl numpyro --gigabytes 2
+    python -m benchmarks.mapped --ppl numpyro --what speed     # one part of one row anew
 
 A file of random colour images (3 × 64 × 64, uint8), 6 GB unless told otherwise, is written to a
 folder of its own and taken away at the end. One dense ladder VAE (latents 32 and 16, hidden layers
@@ -72,22 +72,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found = _parts()[what](options.ppl[0], Path(file), options.steps, options.turns)
         print(json.dumps(found))
         return 0
+    rows = _known(options.out)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         file = Path(folder, "images.npy")
-        count = write(file, options.gigabytes)
-        rows = [
-            {"ppl": ppl, "images": count, "gigabytes": file.stat().st_size / 1e9}
-            | {what: _own_process(what, ppl, file, options) for what in _parts()}
-            for ppl in options.ppl
-        ]
-    held = all(map(_is_held, rows))
-    report = {"machine": describe(), "recipe": RECIPE, "batch": BATCH, "rows": rows, "held": held}
-    for row in rows:
-        print(_line(row), flush=True)
-    if options.out is not None:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(report, indent=2) + "\n")
-    return 0 if held else 1
+        about = {"images": write(file, options.gigabytes), "gigabytes": file.stat().st_size / 1e9}
+        for ppl in options.ppl:
+            for what in options.what:
+                found = {**about, "machine": describe(), **_own_process(what, ppl, file, options)}
+                rows.setdefault(ppl, {"ppl": ppl})[what] = found
+                print(f"{ppl:8} {what}: {_LINES[what](found)}", flush=True)
+                _keep(options.out, rows)
+    return 0 if _keep(options.out, rows) else 1
+
+
+def _known(out: Path) -> dict[str, Any]:
+    """Rows measured before, by PPL."""
+    if not out.is_file():
+        return {}
+    return {row["ppl"]: row for row in json.loads(out.read_text())["rows"]}
+
+
+def _keep(out: Path, rows: dict[str, Any]) -> bool:
+    """Write what there is; whether all of it is held."""
+    held = all(map(_is_held, rows.values()))
+    report = {"recipe": RECIPE, "batch": BATCH, "rows": list(rows.values()), "held": held}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(report, indent=2) + "\n")
+    return held
 
 
 def write(file: Path, gigabytes: float) -> int:
@@ -124,7 +135,7 @@ def speed(ppl: str, file: Path, steps: int, turns: int) -> dict[str, Any]:
         return run
 
     calls = {name: turn(name) for name in sides}
-    found: dict[str, Any] = {"turns": turns, "steps": steps}
+    found: dict[str, Any] = {"turns": turns, "steps_a_turn": steps}
     for state in ("warm", "cold"):
         before = None
         if state == "cold":
@@ -221,39 +232,50 @@ def _own_process(what: str, ppl: str, file: Path, options: argparse.Namespace) -
 
 
 def _is_held(row: dict[str, Any]) -> bool:
-    found = row["speed"]
+    """Of the parts of a row that are there."""
+    found, most = row.get("speed"), row.get("memory", {}).get("anonymous_mb", 0.0)
+    if found is None:
+        return bool(most < MOST)
     quick = all(found[state]["ratio"]["high"] <= SLOWEST for state in ("warm", "cold"))
-    return quick and not found["different"] and row["memory"]["anonymous_mb"] < MOST
+    return quick and not found["different"] and most < MOST
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.mapped")
     parser.description, parser.formatter_class = __doc__, argparse.RawDescriptionHelpFormatter
     parser.add_argument("--ppl", choices=("pyro", "numpyro"), action="append", help="one alone")
+    parser.add_argument("--what", choices=("speed", "memory"), action="append", help="one alone")
     parser.add_argument("--gigabytes", type=float, default=6.0, help="of the file (6)")
-    parser.add_argument("--steps", type=int, default=40, help="of a turn (40)")
+    parser.add_argument("--steps", type=int, default=25, help="of a turn (25)")
     parser.add_argument("--turns", type=int, default=12, help="of each trainer, warm and cold (12)")
     parser.add_argument("--folder", type=Path, help="where to write it (the system's for such)")
     parser.add_argument("--one", nargs=2, metavar=("WHAT", "FILE"), help="one part of one row")
     parser.add_argument("--out", type=Path, default=RESULTS, help=f"JSON (results/{RESULTS.name})")
     options = parser.parse_args(arguments)
     options.ppl = options.ppl or ["pyro", "numpyro"]
+    options.what = options.what or ["speed", "memory"]
     return options
 
 
-def _line(row: dict[str, Any]) -> str:
-    said = [f"{row['ppl']:8} {row['gigabytes']:.2f} GB"]
+def _speed_line(found: dict[str, Any]) -> str:
+    said = []
     for state in ("warm", "cold"):
-        found = row["speed"][state]
-        low, high = found["ratio"]["low"], found["ratio"]["high"]
-        each = found["images_per_second"]
+        ends, each = found[state]["ratio"], found[state]["images_per_second"]
         said.append(
-            f"{state}: {found['ratio']['value']:.3f} [{low:.3f}, {high:.3f}] of the time in memory "
-            f"({each['mapped']:.0f} against {each['in memory']:.0f} images/s)"
+            f"{state} {ends['value']:.3f} [{ends['low']:.3f}, {ends['high']:.3f}] of the time in "
+            f"memory ({each['mapped']:.0f} against {each['in memory']:.0f} images/s)"
         )
-    said.append(f"{len(row['speed']['different'])} arrays apart")
-    said.append(f"epoch: {row['memory']['anonymous_mb']:.0f} MB anonymous at most")
-    return ", ".join(said)
+    return ", ".join([*said, f"{len(found['different'])} arrays apart"])
+
+
+def _memory_line(found: dict[str, Any]) -> str:
+    return (
+        f"{found['anonymous_mb']:.0f} MB anonymous at most, {found['before_mb']:.0f} before; "
+        f"{found['images_per_second']:.0f} images/s"
+    )
+
+
+_LINES: dict[str, Any] = {"speed": _speed_line, "memory": _memory_line}
 
 
 if __name__ == "__main__":
