@@ -20,7 +20,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -66,7 +66,8 @@ class Trainer(Protocol):
         kl_weight: np.ndarray,
         learning_rate: np.ndarray,
         tick: Callable[[int], Any],
-    ) -> EpochLog: ...
+        first: int = 0,
+    ) -> EpochLog: ...  # of an epoch's steps from `first` on, as many as there are weights
     def validate(self) -> tuple[float, np.ndarray] | None: ...
     def posterior_range(self) -> dict[str, np.ndarray] | None: ...  # history's
     def prior_samples(self, num_samples: int) -> np.ndarray | None: ...
@@ -100,12 +101,20 @@ class Stop(Exception):
 
 @dataclass
 class Progress:
-    """What a run knows about itself between epochs; goes into every checkpoint."""
+    """What a run knows about itself; goes into every checkpoint.
+
+    Attributes:
+        epoch: whole ones.
+        step: steps taken of the next.
+        logs: of those steps.
+    """
 
     epoch: int = 0
     skips_in_a_row: int = 0
     best_epoch: int | None = None
     best_elbo: float = -math.inf
+    step: int = 0
+    logs: list[EpochLog] = field(default_factory=list)
 
 
 def train(
@@ -132,9 +141,18 @@ def train(
         run, show_progress, callbacks = None, False, ()
     board = _board(run, rows, trainer.sites)
     saved_at, last_saved = time.monotonic(), progress.epoch
-    with _bar(trainer, settings, progress.epoch, show_progress) as bar:
+
+    def save_if_due() -> None:
+        nonlocal saved_at, last_saved
+        if run is not None and time.monotonic() - saved_at >= settings.checkpoint_seconds:
+            _save(run, trainer, progress, rows, best)
+            saved_at, last_saved = time.monotonic(), progress.epoch
+
+    with _bar(trainer, settings, progress, show_progress) as bar:
         while progress.epoch < settings.epochs and not _out_of_patience(progress, settings):
-            row = _one_epoch(trainer, objective, settings, full_weight, progress, bar, run)
+            row = _one_epoch(
+                trainer, objective, settings, full_weight, progress, bar, run, save_if_due
+            )
             rows.append(row)
             if progress.best_epoch == progress.epoch:
                 best = trainer.weights()
@@ -148,9 +166,7 @@ def train(
                 raise
             if run is not None:
                 _keep_samples(run, trainer, progress.epoch)
-                if time.monotonic() - saved_at >= settings.checkpoint_seconds:
-                    _save(run, trainer, progress, rows, best)
-                    saved_at, last_saved = time.monotonic(), progress.epoch
+                save_if_due()
     history = history_of(rows, trainer.sites)
     if run is not None and last_saved < progress.epoch:
         _save(run, trainer, progress, rows, best)
@@ -165,16 +181,27 @@ def _one_epoch(
     progress: Progress,
     bar: tqdm,
     run: Run | None,
+    pause: Callable[[], None],
 ) -> dict[str, Any]:
-    begun = time.perf_counter()
+    """An epoch from where it stands; its history's row. `pause` is called within it."""
+    begun, done = time.perf_counter(), progress.step
     per_epoch = trainer.steps_per_epoch
     steps = np.arange(progress.epoch * per_epoch, (progress.epoch + 1) * per_epoch)
     kl_weight = schedules.kl_weight(steps, objective, per_epoch, full_weight)
     rate = schedules.learning_rate(steps, settings, per_epoch)
-    log = trainer.run_epoch(progress.epoch, kl_weight, rate, bar.update)
-    _check(log, steps, trainer, settings, progress, run)
+    while progress.step < per_epoch:
+        first, stop = progress.step, progress.step + (settings.checkpoint_steps or per_epoch)
+        # Not one step alone at the end: XLA would round it unlike the others.
+        some = slice(first, stop if stop < per_epoch - 1 else per_epoch)
+        log = trainer.run_epoch(progress.epoch, kl_weight[some], rate[some], bar.update, first)
+        _check(log, steps[some], trainer, settings, progress, run)
+        progress.step = some.stop
+        progress.logs.append(log)
+        if progress.step < per_epoch:
+            pause()
+    log = _joined(progress.logs)
     seconds = time.perf_counter() - begun
-    progress.epoch += 1
+    progress.epoch, progress.step, progress.logs = progress.epoch + 1, 0, []
     kept = log.skipped == 0
     kl = log.kl[kept].mean(0) if kept.any() else np.full(len(trainer.sites), np.nan)
     likelihood = log.log_likelihood[kept].mean() if kept.any() else np.nan
@@ -203,6 +230,11 @@ def _one_epoch(
         row |= ranges
     bar.set_postfix_str(_summary(row, trainer.sites))
     return row
+
+
+def _joined(logs: list[EpochLog]) -> EpochLog:
+    """One log of several, one after the other."""
+    return EpochLog(*(np.concatenate(parts) for parts in zip(*logs, strict=True)))
 
 
 def _check(
@@ -260,14 +292,17 @@ def _save(run: Run, trainer: Trainer, progress: Progress, rows: list[Any], best:
         files["ema"] = averaged
     if best is not None:
         files["best"] = best
+    if progress.step:
+        files["steps"] = _joined(progress.logs)._asdict()
     about = {
         "epoch": progress.epoch,
+        "step": progress.step,
         "skips_in_a_row": progress.skips_in_a_row,
         "best_epoch": progress.best_epoch,
         "best_elbo": progress.best_elbo if progress.best_epoch is not None else None,
         "trainer": info,
     }
-    run.save(Checkpoint(files, about, history_of(rows, trainer.sites)))
+    run.save(Checkpoint(files, about, history_of(rows, trainer.sites) if rows else None))
 
 
 def _go_on(
@@ -281,6 +316,8 @@ def _go_on(
     trainer.restore(files["weights"], files.get("ema"), files["optimizer"], info["trainer"])
     best_elbo = -math.inf if info["best_elbo"] is None else info["best_elbo"]
     progress = Progress(info["epoch"], info["skips_in_a_row"], info["best_epoch"], best_elbo)
+    if info.get("step"):
+        progress.step, progress.logs = info["step"], [EpochLog(**files["steps"])]
     rows = [] if checkpoint.history is None else _rows(checkpoint.history)
     return progress, rows, files.get("best")
 
@@ -379,11 +416,11 @@ def _summary(row: dict[str, Any], sites: tuple[str, ...]) -> str:
     )
 
 
-def _bar(trainer: Trainer, settings: TrainingSettings, done: int, show: bool) -> tqdm:
+def _bar(trainer: Trainer, settings: TrainingSettings, progress: Progress, show: bool) -> tqdm:
     shape = "{desc} {n_fmt}/{total_fmt} steps {bar:12} {elapsed}<{remaining} {postfix}"
     return tqdm(
         total=settings.epochs * trainer.steps_per_epoch,
-        initial=done * trainer.steps_per_epoch,
+        initial=progress.epoch * trainer.steps_per_epoch + progress.step,
         desc="training",
         bar_format=shape,
         disable=not show,

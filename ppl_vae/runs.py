@@ -5,6 +5,7 @@
     RUN/history.nc                   see `ppl_vae.loop`
     RUN/checkpoints/last             one line: the folder of the last whole checkpoint
     RUN/checkpoints/epoch-000060/    weights, optimiser, averaged and best weights, state.json
+    RUN/checkpoints/epoch-000060.step-000500/    the same, within an epoch
     RUN/samples/                     prior samples as training went on
     RUN/figures/  RUN/tensorboard/
 
@@ -135,6 +136,8 @@ class Run:
         root = self.path / "checkpoints"
         root.mkdir(exist_ok=True)
         folder = root / f"epoch-{checkpoint.info['epoch']:06d}"
+        if checkpoint.info.get("step"):
+            folder = folder.with_name(f"{folder.name}.step-{checkpoint.info['step']:06d}")
         partial = root / f".{folder.name}.partial"
         shutil.rmtree(partial, ignore_errors=True)
         try:

@@ -136,6 +136,8 @@ class TrainingSettings:
         seed: of initial weights, shuffling, binarisation and noise.
         patience: epochs without a better validation ELBO before stopping.
         checkpoint_seconds: a checkpoint at the first epoch's end after this long.
+        checkpoint_steps: an epoch may be left for a checkpoint after each so many of its steps;
+            None, at its end alone. For epochs that last hours.
         device: "cpu", "cuda" or "gpu"; None takes the accelerator where there is one.
         threads: torch's threads on the CPU; stored, because another number gives other bits.
         devices: "one", or "all" to share each batch out among all of them (docs/many_devices.md).
@@ -167,6 +169,7 @@ class TrainingSettings:
     seed: int = 0
     patience: int | None = None
     checkpoint_seconds: float = 30.0
+    checkpoint_steps: int | None = None
     device: str | None = None
     threads: int | None = None
     devices: Literal["one", "all"] = "one"
@@ -187,10 +190,11 @@ class TrainingSettings:
                 raise UsageError(
                     f"training.{name}: unknown {value!r}: {nearest(str(value), names)}"
                 )
-        for name in ("epochs", "batch_size", "max_skips"):
+        for name in ("epochs", "batch_size", "max_skips", "checkpoint_steps"):
             value = getattr(self, name)
+            none = name == "checkpoint_steps" and value is None
             _require(
-                isinstance(value, int) and value >= 1,
+                none or (isinstance(value, int) and value >= 1),
                 f"training.{name}", "a whole number of at least 1", value,
             )  # fmt: skip
         _require(self.learning_rate > 0, "training.learning_rate", "above 0", self.learning_rate)

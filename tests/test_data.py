@@ -647,9 +647,18 @@ def test_rows_read_ahead_are_those_of_the_array(
     monkeypatch.setattr(reading, "PART", 5 * 4 * 3600)
     for values in (mapped[5:-5], Joined([mapped[5:20], mapped[20:21], mapped[21:-5]])):
         parts = list(reading.parts_ahead(values, places))
-        assert [len(part) for part in parts] == [4, 4, 4]
+        assert [len(part) for part in parts] == [4, 4, 4]  # five would not come out even
         np.testing.assert_array_equal(np.concatenate(parts), array[5:-5][places])
         assert all(part.flags.c_contiguous for part in parts)
+
+
+def test_rows_beyond_two_gigabytes(tmp_path: Path) -> None:
+    """At places of 32 bits, as JAX has them; the file is all holes but for its last row."""
+    shape = (300_000, 1, 100, 100)
+    mapped = np.lib.format.open_memmap(tmp_path / "a.npy", "w+", dtype=np.uint8, shape=shape)
+    mapped[-1] = 7
+    (found,) = reading.parts_ahead(mapped, np.array([[299_999, 0, 299_998]], np.int32))
+    np.testing.assert_array_equal(found[0, :, 0, 0, 0], [7, 0, 0])
 
 
 def test_reading_ahead_stays_in_its_bounds(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import os
+import signal
 from pathlib import Path
+from typing import Any
 
 from ppl_vae import data
 from ppl_vae.recipes import Recipe
@@ -22,14 +25,28 @@ RECIPE = {
 }
 
 
-def main(ppl: str, path: Path, epochs: int) -> None:
-    """Go on with what stands in the folder `path`; a checkpoint after each epoch."""
+class Mortal(Run):
+    """A run whose process is killed at its first checkpoint within the third epoch."""
+
+    def save(self, checkpoint: Any) -> None:
+        super().save(checkpoint)
+        if (checkpoint.info["epoch"], checkpoint.info["step"]) == (2, 2):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def main(
+    ppl: str, path: Path, epochs: int, steps: int | None = None, kind: type[Run] = Run
+) -> None:
+    """Go on with what stands in the folder `path`; a checkpoint after each epoch.
+
+    And after each so many `steps` of one, of which it has four.
+    """
     room = importlib.import_module(f"ppl_vae.{ppl}")
     digits = data.load("digits", binarization="dynamic")
     train, valid = digits.train[:400], digits.train.fixed(1)[400:500]
     model, guide = room.build(Recipe.from_dict(RECIPE), train.x_shape)
-    resume = (Run(path).path / "run.json").exists()
-    run = Run(path) if resume else Run.create(path, RECIPE, ppl, x_shape=list(train.x_shape))
+    resume = (path / "run.json").exists()
+    run = kind(path) if resume else kind.create(path, RECIPE, ppl, x_shape=list(train.x_shape))
     room.fit(
         model,
         guide,
@@ -47,4 +64,5 @@ def main(ppl: str, path: Path, epochs: int) -> None:
         clip_norm=5.0,
         ema=0.9,
         checkpoint_seconds=0.0,
+        checkpoint_steps=steps,
     )

@@ -29,7 +29,7 @@ def want(values: npt.NDArray[Any], places: npt.NDArray[np.integer[Any]]) -> None
     if _ADVICE is None or found is None or not places.size:
         return
     whole, begin = found
-    first = begin + np.unique(places) * values.strides[0]
+    first = begin + np.unique(places).astype(np.int64) * values.strides[0]
     start = first // mmap.PAGESIZE * mmap.PAGESIZE
     stop = first + _reach(values)
     apart = np.flatnonzero(start[1:] > stop[:-1])  # neighbours are asked for together

@@ -144,14 +144,26 @@ def shuffled(count: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
 def parts_ahead(values: Any, places: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[Any]]:
     """Rows (k, size, …) of `values` at `places` (steps, size), k steps of them at a time.
 
-    The parts are at most `PART` bytes, or one step, and are read ahead of their use. They are all
-    of one length where a divisor of the steps is not much below the most: programs compiled for
-    that length then need no other.
+    The parts are of some `PART` bytes, or of two steps, and are read ahead of their use.
     """
     step = values[:1].nbytes * places.shape[1]
-    several = _several(len(places), max(1, PART // step))
-    jobs = (places[i : i + several] for i in range(0, len(places), several))
-    return ahead(lambda some: _read(values, some), jobs, step * several)
+    counts = _counts(len(places), PART // step)
+    ends = np.cumsum(counts).tolist()
+    jobs = (places[end - count : end] for count, end in zip(counts, ends, strict=True))
+    return ahead(lambda some: _read(values, some), jobs, step * max(counts))
+
+
+def _counts(steps: int, most: int) -> list[int]:
+    """How many steps each part has, about `most` of them, never one alone where there are more.
+
+    They are all of one number, or of two: programs are compiled for each. A loop of one step is
+    compiled unlike others, and rounds unlike them.
+
+    >>> _counts(12, 5), _counts(13, 5), _counts(7, 1)
+    ([4, 4, 4], [5, 4, 4], [3, 2, 2])
+    """
+    parts = max(1, min(-(-steps // max(1, most)), steps // 2))
+    return [steps // parts + (i < steps % parts) for i in range(parts)]
 
 
 def _read(values: Any, places: npt.NDArray[np.int64]) -> npt.NDArray[Any]:

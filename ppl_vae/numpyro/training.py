@@ -307,14 +307,16 @@ class NumPyroTrainer:
         binarise, noise = random.split(key)
         return self.step(now, self.train.prepared(values, binarise), noise, kl_weight, rate)
 
-    def _streamed(self, rng_key: Any, rates: Any) -> np.ndarray:
-        """An epoch as `_epoch` has it, its images brought to the device part by part."""
-        places, keys = self._order(rng_key)
+    def _parts(self, order: Array, keys: Any, rates: Any) -> Any:
+        """Steps as `_epoch` has them, their images brought to the device part by part."""
+        if not self.train.streamed:
+            self.now, table = self.part(self.now, self.train.values, order, keys, rates)
+            return table
         first, tables = 0, []
-        for values, order in self.train.rows_ahead(np.asarray(places)):
-            some = slice(first, first + len(order))
+        for values, places in self.train.rows_ahead(np.asarray(order)):
+            some = slice(first, first + len(places))
             self.now, table = self.part(
-                self.now, values, order, keys[some], tuple(rate[some] for rate in rates)
+                self.now, values, places, keys[some], tuple(rate[some] for rate in rates)
             )
             first = some.stop
             tables.append(table)
@@ -356,17 +358,20 @@ class NumPyroTrainer:
         kl_weight: np.ndarray,
         learning_rate: np.ndarray,
         tick: Callable[[int], Any],
+        first: int = 0,
     ) -> loop.EpochLog:
-        dtype = self.train.dtype
+        dtype, steps = self.train.dtype, len(kl_weight)
         rates = (jnp.asarray(kl_weight, dtype), jnp.asarray(learning_rate, dtype))
         key = random.fold_in(self.key, epoch)
-        if self.train.streamed:
-            table = self._streamed(key, rates)
-        else:
+        if steps == self.steps_per_epoch and not self.train.streamed:
             self.now, table = self.epoch(self.now, self.train.values, key, rates)
+        else:
+            some = slice(first, first + steps)
+            order, keys = (part[some] for part in self._order(key))
+            table = self._parts(order, keys, rates)
         table = np.asarray(table, dtype=np.float64)  # the epoch's one wait for the device
         self.write_back()  # for callbacks, and for whoever stops here
-        tick(self.steps_per_epoch)
+        tick(steps)
         loss, log_likelihood, norm, skipped = table[:, :4].T
         return loop.EpochLog(loss, log_likelihood, table[:, 4:], norm, skipped)
 

@@ -158,8 +158,9 @@ class ShardedTrainer(PyroTrainer):
         kl_weight: np.ndarray,
         learning_rate: np.ndarray,
         tick: Callable[[int], Any],
+        first: int = 0,
     ) -> loop.EpochLog:
-        log = super().run_epoch(epoch, kl_weight, learning_rate, tick)
+        log = super().run_epoch(epoch, kl_weight, learning_rate, tick, first)
         if not self.settings.sync_batch_norm:  # each has had its own: the first's are kept
             for module in (self.model, self.guide):
                 for buffer in module.buffers() if isinstance(module, nn.Module) else ():

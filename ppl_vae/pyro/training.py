@@ -234,13 +234,13 @@ class PyroTrainer:
         if not self.parameters:
             raise UsageError("fit: neither model nor guide has a parameter to train")
 
-    def _batches(self, epoch: int) -> Iterator[Tensor]:
-        """The images of an epoch's steps."""
-        steps, size = self.steps_per_epoch, self.batch_size
+    def _batches(self, epoch: int, first: int, count: int) -> Iterator[Tensor]:
+        """The images of `count` of an epoch's steps, from the step `first` on."""
+        size = self.batch_size
         order = np.arange(len(self.train))
         if self.shuffles:
             order = shuffled(len(self.train), self.settings.seed, epoch)
-        places = order[: steps * size].reshape(steps, size)
+        places = order[first * size : (first + count) * size].reshape(count, size)
         if self.train.streamed:
             for stored in self.train.rows_ahead(places[:, self._own(size)]):
                 yield self._drawn(self.train, stored, size)
@@ -254,10 +254,11 @@ class PyroTrainer:
         kl_weight: np.ndarray,
         learning_rate: np.ndarray,
         tick: Callable[[int], Any],
+        first: int = 0,
     ) -> loop.EpochLog:
         rows = []
-        steps = zip(kl_weight, learning_rate, self._batches(epoch), strict=False)
-        for weight, rate, x in steps:
+        batches = self._batches(epoch, first, len(kl_weight))
+        for weight, rate, x in zip(kl_weight, learning_rate, batches, strict=True):
             rows.append(self.step(x, float(weight), float(rate)))
             tick(1)
         table = torch.stack(rows).cpu().double().numpy()  # the epoch's one wait for the device
