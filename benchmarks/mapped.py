@@ -15,9 +15,9 @@ before each turn (cold; what lies below a virtual machine's disk is out of reach
 ratios' upper ends of the interval are at most 1 / 0.9, and both trainers end with the same weights,
 bit for bit.
 
-Memory: `fit` for one epoch of the whole file, cold, in a process of its own; anonymous memory
-(RssAnon) every 20 ms. Held where it stays below 1.5 GB. Linux alone. Exit status 1 where something
-is not held.
+Memory: `fit` for one epoch of the whole file, cold, in a process of its own, of a smaller net yet, so
+that an epoch takes minutes; anonymous memory (RssAnon) every 20 ms. Held where it stays below 1.5
+GB. Linux alone. Exit status 1 where something is not held.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ RECIPE = {
     },
     "guide": {"class_path": "LadderGuide"},
 }
+LIGHT = {"latents": [8, 4], "hidden": [32, 16], "likelihood": "normal"}  # an epoch in minutes
 SETTINGS = TrainingSettings(epochs=1, batch_size=BATCH, device="cpu", threads=1)
 SLOWEST, MOST = 1 / 0.9, 1500.0  # times as long as in memory; MB
 
@@ -157,7 +158,8 @@ def speed(ppl: str, file: Path, steps: int, turns: int) -> dict[str, Any]:
 def memory(ppl: str, file: Path, steps: int, turns: int) -> dict[str, Any]:
     """Most anonymous memory (MB) of an epoch by `fit`, of which so much before, and its speed."""
     programs = import_module(f"ppl_vae.{ppl}")
-    pair = programs.build(Recipe.from_dict(RECIPE), X_SHAPE)
+    recipe = {**RECIPE, "model": {"class_path": "HierarchicalVAE", "init_args": LIGHT}}
+    pair = programs.build(Recipe.from_dict(recipe), X_SHAPE)
     images = np.load(file, mmap_mode="r")
     drop(file, images)
     before, most, ended = anonymous(), [0.0], threading.Event()

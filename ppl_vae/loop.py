@@ -190,9 +190,8 @@ def _one_epoch(
     kl_weight = schedules.kl_weight(steps, objective, per_epoch, full_weight)
     rate = schedules.learning_rate(steps, settings, per_epoch)
     while progress.step < per_epoch:
-        first, stop = progress.step, progress.step + (settings.checkpoint_steps or per_epoch)
-        # Not one step alone at the end: XLA would round it unlike the others.
-        some = slice(first, stop if stop < per_epoch - 1 else per_epoch)
+        first, several = progress.step, settings.checkpoint_steps or per_epoch
+        some = slice(first, min(first + several, per_epoch))
         log = trainer.run_epoch(progress.epoch, kl_weight[some], rate[some], bar.update, first)
         _check(log, steps[some], trainer, settings, progress, run)
         progress.step = some.stop

@@ -34,13 +34,8 @@ class Mortal(Run):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def main(
-    ppl: str, path: Path, epochs: int, steps: int | None = None, kind: type[Run] = Run
-) -> None:
-    """Go on with what stands in the folder `path`; a checkpoint after each epoch.
-
-    And after each so many `steps` of one, of which it has four.
-    """
+def main(ppl: str, path: Path, epochs: int, kind: type[Run] = Run) -> None:
+    """Go on with what stands in the folder `path`; checkpoints at half an epoch and at its end."""
     room = importlib.import_module(f"ppl_vae.{ppl}")
     digits = data.load("digits", binarization="dynamic")
     train, valid = digits.train[:400], digits.train.fixed(1)[400:500]
@@ -64,5 +59,5 @@ def main(
         clip_norm=5.0,
         ema=0.9,
         checkpoint_seconds=0.0,
-        checkpoint_steps=steps,
+        checkpoint_steps=2,
     )
