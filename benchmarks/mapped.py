@@ -15,7 +15,7 @@ before each turn (cold; what lies below a virtual machine's disk is out of reach
 ratios' upper ends of the interval are at most 1 / 0.9, and both trainers end with the same weights,
 bit for bit.
 
-Memory: `fit` for one epoch of the whole file, cold, in a process of its own, of a smaller net yet, so
+Memory: `fit` for one epoch of the whole file, cold, in a process of its own, of a smaller net, so
 that an epoch takes minutes; anonymous memory (RssAnon) every 20 ms. Held where it stays below 1.5
 GB. Linux alone. Exit status 1 where something is not held.
 """
@@ -60,7 +60,7 @@ RECIPE = {
     },
     "guide": {"class_path": "LadderGuide"},
 }
-LIGHT = {"latents": [8, 4], "hidden": [32, 16], "likelihood": "normal"}  # an epoch in minutes
+LIGHT = {"latents": [8, 4], "hidden": [32, 16], "likelihood": "normal"}
 SETTINGS = TrainingSettings(epochs=1, batch_size=BATCH, device="cpu", threads=1)
 SLOWEST, MOST = 1 / 0.9, 1500.0  # times as long as in memory; MB
 
