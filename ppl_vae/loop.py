@@ -106,6 +106,7 @@ class Progress:
     Attributes:
         epoch: whole ones.
         step: steps taken of the next.
+        seconds: of those steps.
         logs: of those steps.
     """
 
@@ -114,6 +115,7 @@ class Progress:
     best_epoch: int | None = None
     best_elbo: float = -math.inf
     step: int = 0
+    seconds: float = 0.0
     logs: list[EpochLog] = field(default_factory=list)
 
 
@@ -184,7 +186,7 @@ def _one_epoch(
     pause: Callable[[], None],
 ) -> dict[str, Any]:
     """An epoch from where it stands; its history's row. `pause` is called within it."""
-    begun, done = time.perf_counter(), progress.step
+    begun = time.perf_counter() - progress.seconds
     per_epoch = trainer.steps_per_epoch
     steps = np.arange(progress.epoch * per_epoch, (progress.epoch + 1) * per_epoch)
     kl_weight = schedules.kl_weight(steps, objective, per_epoch, full_weight)
@@ -196,11 +198,13 @@ def _one_epoch(
         _check(log, steps[some], trainer, settings, progress, run)
         progress.step = some.stop
         progress.logs.append(log)
+        progress.seconds = time.perf_counter() - begun
         if progress.step < per_epoch:
             pause()
     log = _joined(progress.logs)
-    seconds = time.perf_counter() - begun
-    progress.epoch, progress.step, progress.logs = progress.epoch + 1, 0, []
+    seconds = progress.seconds
+    progress.epoch += 1
+    progress.step, progress.seconds, progress.logs = 0, 0.0, []
     kept = log.skipped == 0
     kl = log.kl[kept].mean(0) if kept.any() else np.full(len(trainer.sites), np.nan)
     likelihood = log.log_likelihood[kept].mean() if kept.any() else np.nan
@@ -296,6 +300,7 @@ def _save(run: Run, trainer: Trainer, progress: Progress, rows: list[Any], best:
     about = {
         "epoch": progress.epoch,
         "step": progress.step,
+        "seconds": progress.seconds,
         "skips_in_a_row": progress.skips_in_a_row,
         "best_epoch": progress.best_epoch,
         "best_elbo": progress.best_elbo if progress.best_epoch is not None else None,
@@ -316,7 +321,8 @@ def _go_on(
     best_elbo = -math.inf if info["best_elbo"] is None else info["best_elbo"]
     progress = Progress(info["epoch"], info["skips_in_a_row"], info["best_epoch"], best_elbo)
     if info.get("step"):
-        progress.step, progress.logs = info["step"], [EpochLog(**files["steps"])]
+        progress.step, progress.seconds = info["step"], info["seconds"]
+        progress.logs = [EpochLog(**files["steps"])]
     rows = [] if checkpoint.history is None else _rows(checkpoint.history)
     return progress, rows, files.get("best")
 
