@@ -9,11 +9,12 @@ of 256 and 128: about the least work an image of that size can be) learns from i
 
 Speed: two trainers with the same weights, one with the images mapped and one with all of them in
 memory, take turns of some steps of the same images, drawn from the whole file, in an order drawn
-anew; a ratio is the median over turns of time / time in memory of the same turn. Once with the
-mapped file's pages where they are (warm), once with all of them taken out of the system's cache
-before each turn (cold; what lies below a virtual machine's disk is out of reach). Held where both
-ratios' upper ends of the interval are at most 1 / 0.9, and both trainers end with the same weights,
-bit for bit.
+anew; a ratio is the median over turns of time / time in memory of the same turn, by the clock and
+by the processor's time, which leaves out what others do on the same core. Once with the mapped
+file's pages where they are (warm), once with all of them taken out of the system's cache before
+each turn (cold; what lies below a virtual machine's disk is out of reach). Held where both ratios'
+upper ends of the interval are at most 1 / 0.9 by the clock, and both trainers end with the same
+weights, bit for bit.
 
 Memory: `fit` for one epoch of the whole file, cold, in a process of its own, of a smaller net, so
 that an epoch takes minutes; anonymous memory (RssAnon) every 20 ms. Held where it stays below 1.5
@@ -122,34 +123,38 @@ def speed(ppl: str, file: Path, steps: int, turns: int) -> dict[str, Any]:
         "in memory": _trainer(ppl, np.load(file), steps),
     }
     taken = dict.fromkeys(sides, 0)
+    cold, clocks = [False], {"time": time.perf_counter, "processor_time": time.process_time}
+    seconds: dict[str, dict[str, list[float]]] = {}
 
     def turn(name: str) -> Any:
         def run(_: int) -> None:
+            if cold[0] and name == "mapped":
+                drop(file, mapped)
             if ppl == "pyro":
                 import torch
 
                 torch.manual_seed(taken[name])
+            begun = {clock: now() for clock, now in clocks.items()}
             rates = (np.ones(steps), np.full(steps, 1e-3))
             sides[name].run_epoch(taken[name], *rates, lambda _: None)
+            for clock, now in clocks.items():
+                seconds.setdefault(clock, {}).setdefault(name, []).append(now() - begun[clock])
             taken[name] += 1
 
         return run
 
-    calls = {name: turn(name) for name in sides}
     found: dict[str, Any] = {"turns": turns, "steps_a_turn": steps}
+    int(mapped.max())  # reads all of it
     for state in ("warm", "cold"):
-        before = None
-        if state == "cold":
-            before = lambda name: drop(file, mapped) if name == "mapped" else None  # noqa: E731
-        else:
-            int(mapped.max())  # reads all of it
-        seconds = interleaved(calls, turns, before=before)
-        found[state] = {
-            "ratio": asdict(ratio(seconds["mapped"], seconds["in memory"])),
-            "images_per_second": {
-                name: steps * BATCH / float(np.median(values)) for name, values in seconds.items()
-            },
-        }
+        cold[0] = state == "cold"
+        seconds.clear()
+        interleaved({name: turn(name) for name in sides}, turns, warm_up=1)
+        found[state] = {}
+        for clock, each in seconds.items():
+            kept = {name: np.array(values[1:]) for name, values in each.items()}
+            found[state][clock] = asdict(ratio(kept["mapped"], kept["in memory"])) | {
+                name: steps * BATCH / float(np.median(values)) for name, values in kept.items()
+            }
     one, two = (side.weights() for side in sides.values())
     found["different"] = [name for name in one if not np.array_equal(one[name], two[name])]
     return found
@@ -238,7 +243,7 @@ def _is_held(row: dict[str, Any]) -> bool:
     found, most = row.get("speed"), row.get("memory", {}).get("anonymous_mb", 0.0)
     if found is None:
         return bool(most < MOST)
-    quick = all(found[state]["ratio"]["high"] <= SLOWEST for state in ("warm", "cold"))
+    quick = all(found[state]["time"]["high"] <= SLOWEST for state in ("warm", "cold"))
     return quick and not found["different"] and most < MOST
 
 
@@ -262,11 +267,13 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _speed_line(found: dict[str, Any]) -> str:
     said = []
     for state in ("warm", "cold"):
-        ends, each = found[state]["ratio"], found[state]["images_per_second"]
-        said.append(
-            f"{state} {ends['value']:.3f} [{ends['low']:.3f}, {ends['high']:.3f}] of the time in "
-            f"memory ({each['mapped']:.0f} against {each['in memory']:.0f} images/s)"
-        )
+        for clock in ("time", "processor_time"):
+            one = found[state][clock]
+            said.append(
+                f"{state} {one['value']:.3f} [{one['low']:.3f}, {one['high']:.3f}] of the "
+                f"{clock.replace('_', ' ')} in memory ({one['mapped']:.0f} against "
+                f"{one['in memory']:.0f} images/s)"
+            )
     return ", ".join([*said, f"{len(found['different'])} arrays apart"])
 
 

@@ -28,10 +28,7 @@ class Ratio:
 
 
 def interleaved(
-    contestants: Mapping[str, Callable[[int], object]],
-    repeats: int,
-    warm_up: int = 1,
-    before: Callable[[str], object] | None = None,
+    contestants: Mapping[str, Callable[[int], object]], repeats: int, warm_up: int = 1
 ) -> dict[str, np.ndarray]:
     """Seconds of each contestant's call, (repeats,), all of them run once in every repeat.
 
@@ -42,14 +39,11 @@ def interleaved(
         contestants: {name: call}; a call gets the repeat's number.
         repeats: how many are timed.
         warm_up: how many go before, untimed (compilation, caches).
-        before: called with a contestant's name before each of its calls, untimed.
     """
     rng = np.random.default_rng(0)
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for repeat in range(-warm_up, repeats):
         for name in rng.permutation(list(contestants)).tolist():
-            if before is not None:
-                before(name)
             begun = time.perf_counter()
             contestants[name](repeat + warm_up)
             if repeat >= 0:

@@ -234,13 +234,17 @@ class PyroTrainer:
         if not self.parameters:
             raise UsageError("fit: neither model nor guide has a parameter to train")
 
-    def _batches(self, epoch: int, first: int, count: int) -> Iterator[Tensor]:
-        """The images of `count` of an epoch's steps, from the step `first` on."""
+    def _places(self, epoch: int, first: int, count: int) -> np.ndarray:
+        """Images (count, batch size) of an epoch's steps from the step `first` on."""
         size = self.batch_size
         order = np.arange(len(self.train))
         if self.shuffles:
             order = shuffled(len(self.train), self.settings.seed, epoch)
-        places = order[first * size : (first + count) * size].reshape(count, size)
+        return order[first * size : (first + count) * size].reshape(count, size)
+
+    def _batches(self, places: np.ndarray) -> Iterator[Tensor]:
+        """The images of each step, as the likelihood wants them."""
+        size = self.batch_size
         if self.train.streamed:
             for stored in self.train.rows_ahead(places[:, self._own(size)]):
                 yield self._drawn(self.train, stored, size)
@@ -256,8 +260,8 @@ class PyroTrainer:
         tick: Callable[[int], Any],
         first: int = 0,
     ) -> loop.EpochLog:
-        rows = []
-        batches = self._batches(epoch, first, len(kl_weight))
+        rows, places = [], self._places(epoch, first, len(kl_weight))
+        batches = self._batches(places)
         for weight, rate, x in zip(kl_weight, learning_rate, batches, strict=True):
             rows.append(self.step(x, float(weight), float(rate)))
             tick(1)
