@@ -144,25 +144,26 @@ def shuffled(count: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
 def parts_ahead(values: Any, places: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[Any]]:
     """Rows (k, size, …) of `values` at `places` (steps, size), k steps of them at a time.
 
-    The parts are of some `PART` bytes, or of two steps, and are read ahead of their use.
+    The parts are of some `PART` bytes, or of two steps, or of one of more than `HELD`, and are read
+    ahead of their use.
     """
     step = values[:1].nbytes * places.shape[1]
-    counts = _counts(len(places), PART // step)
+    counts = _counts(len(places), PART // step, 2 if step <= HELD else 1)
     ends = np.cumsum(counts).tolist()
     jobs = (places[end - count : end] for count, end in zip(counts, ends, strict=True))
     return ahead(lambda some: _read(values, some), jobs, step * max(counts))
 
 
-def _counts(steps: int, most: int) -> list[int]:
-    """How many steps each part has, about `most` of them, never one alone where there are more.
+def _counts(steps: int, most: int, least: int = 2) -> list[int]:
+    """How many steps each part has: about `most`, and `least` where there are as many.
 
     They are all of one number, or of two: programs are compiled for each. A loop of one step is
     compiled unlike others, and rounds unlike them.
 
-    >>> _counts(12, 5), _counts(13, 5), _counts(7, 1)
-    ([4, 4, 4], [5, 4, 4], [3, 2, 2])
+    >>> _counts(12, 5), _counts(13, 5), _counts(7, 1), _counts(3, 0, 1)
+    ([4, 4, 4], [5, 4, 4], [3, 2, 2], [1, 1, 1])
     """
-    parts = max(1, min(-(-steps // max(1, most)), steps // 2))
+    parts = max(1, min(-(-steps // max(1, most)), steps // least))
     return [steps // parts + (i < steps % parts) for i in range(parts)]
 
 
