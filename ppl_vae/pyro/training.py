@@ -20,6 +20,7 @@ from ppl_vae.data.reading import shuffled
 from ppl_vae.errors import TrainingError, UsageError
 from ppl_vae.pyro import ranks
 from ppl_vae.pyro.asking import keeps_order
+from ppl_vae.pyro.captured import static_steps
 from ppl_vae.pyro.checks import (
     check_batch_size,
     check_num_samples,
@@ -168,7 +169,8 @@ class PyroTrainer:
         self._first_pass()
         if objective.penalised:
             self.penalty = Penalty(model, guide, objective, self.full_weight, settings.seed)
-        self.optimizer = optimizer_of(list(self.parameters.values()), settings)
+        self.static = static_steps(self)
+        self.optimizer = self._optimizer()
         self.averaged = (
             {name: p.detach().clone() for name, p in self.parameters.items()}
             if settings.ema
@@ -177,6 +179,10 @@ class PyroTrainer:
 
     def _objective(self, settings: ObjectiveSettings) -> Objective:
         return Objective(settings, num_data=len(self.train))
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        parameters = list(self.parameters.values())
+        return optimizer_of(parameters, self.settings, capturable=self.static is not None)
 
     def _batch(self, data: DeviceImages, places: slice | Tensor) -> Tensor:
         """The images of a step, as the likelihood wants them."""
@@ -260,16 +266,20 @@ class PyroTrainer:
         tick: Callable[[int], Any],
         first: int = 0,
     ) -> loop.EpochLog:
-        rows, places = [], self._places(epoch, first, len(kl_weight))
-        batches = self._batches(places)
-        for weight, rate, x in zip(kl_weight, learning_rate, batches, strict=True):
-            rows.append(self.step(x, float(weight), float(rate)))
-            tick(1)
-        table = torch.stack(rows).cpu().double().numpy()  # the epoch's one wait for the device
+        places = self._places(epoch, first, len(kl_weight))
+        if self.static is not None:
+            rows = self.static.run(places, kl_weight, learning_rate, tick)
+        else:
+            found, batches = [], self._batches(places)
+            for weight, rate, x in zip(kl_weight, learning_rate, batches, strict=True):
+                found.append(self.step(x, float(weight), float(rate)))
+                tick(1)
+            rows = torch.stack(found)
+        table = rows.cpu().double().numpy()  # the epoch's one wait for the device
         loss, log_likelihood, norm, skipped = table[:, :4].T
         return loop.EpochLog(loss, log_likelihood, table[:, 4:], norm, skipped)
 
-    def step(self, x: Tensor, kl_weight: float, learning_rate: float) -> Tensor:
+    def step(self, x: Tensor, kl_weight: float | Tensor, learning_rate: float | Tensor) -> Tensor:
         """One optimiser step; (loss, log likelihood, gradient norm, skipped, kl by site)."""
         settings = self.settings
         self.objective.kl_weight = kl_weight
@@ -289,7 +299,7 @@ class PyroTrainer:
         row = [loss, means.log_likelihood, norm, skipped, *kl]
         return torch.stack([value.detach().to(loss.dtype) for value in row])
 
-    def passed(self, x: Tensor, kl_weight: float) -> tuple[Tensor, Means]:
+    def passed(self, x: Tensor, kl_weight: float | Tensor) -> tuple[Tensor, Means]:
         """(loss with what is added to it, means) of a batch."""
         autocast = self.settings.precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=autocast):
@@ -422,6 +432,8 @@ class PyroTrainer:
                 slots.setdefault(int(index), {})[slot] = torch.as_tensor(value)
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
+        if self.static is not None:
+            self.static.forget()
         if self.device.type == "cpu" and not self.settings.threads:
             torch.set_num_threads(info["threads"])  # other thread counts give other bits
         torch.set_rng_state(torch.as_tensor(state["random"]))
