@@ -29,6 +29,7 @@ from ppl_vae.pyro.checks import (
     natural,
 )
 from ppl_vae.pyro.coding import code_counts
+from ppl_vae.pyro.compiling import compiled, plain
 from ppl_vae.pyro.data import DeviceImages, check_support
 from ppl_vae.pyro.guide import quiet
 from ppl_vae.pyro.inference import moments_of
@@ -89,7 +90,11 @@ def fit(
     ranks.join(settings)
     if run is not None and resume:
         ranks.same("--resume", run.last.name if run.last else "no checkpoint")
-    with _surroundings(settings), ranks.together():
+    with (
+        _surroundings(settings),
+        ranks.together(),
+        compiled(model, guide, wanted=settings.compile),
+    ):
         trainer = _trainer(model, guide, train, valid, goal, settings)
         try:
             history, best_epoch = loop.train(
@@ -199,7 +204,8 @@ class PyroTrainer:
     def _first_pass(self) -> None:
         """One checked pass: sites and supports are looked at, lazy parameters come into being."""
         x = self._batch(self.train, slice(0, self.batch_size))
-        with pyro.validation_enabled(True), quiet(self.model, self.guide), torch.random.fork_rng():
+        checking = pyro.validation_enabled(True), quiet(self.model, self.guide)
+        with checking[0], checking[1], torch.random.fork_rng(), plain(self.settings.compile):
             check_pair(self.model, self.guide)
             with poutine.trace(param_only=True) as params:
                 model_trace, guide_trace = traces(self.model, self.guide, x)
@@ -386,7 +392,8 @@ class PyroTrainer:
     @contextmanager
     def _aside(self) -> Iterator[None]:
         """Evaluation mode and a random stream of its own: training goes on as before."""
-        with quiet(self.model, self.guide), torch.random.fork_rng():
+        looking = quiet(self.model, self.guide), torch.random.fork_rng()
+        with looking[0], looking[1], plain(self.settings.compile):
             torch.manual_seed(self.settings.seed + 1)
             yield
 
