@@ -148,6 +148,8 @@ class TrainingSettings:
             In Pyro each takes a process of torchrun's; several processes share it in any case.
         sync_batch_norm: batch norm sees the whole batch, not each process its share. NumPyro
             knows nothing else.
+        sharded_optimizer: each of several devices keeps its part of the optimiser's state alone,
+            in NumPyro of the averaged weights too. One device has all of it, whatever this says.
         backend: of torch's processes, "gloo" or "nccl"; None takes the device's.
     """
 
@@ -180,6 +182,7 @@ class TrainingSettings:
     compile: bool = False
     devices: Literal["one", "all"] = "one"
     sync_batch_norm: bool = True
+    sharded_optimizer: bool = False
     backend: str | None = None
 
     def __post_init__(self) -> None:

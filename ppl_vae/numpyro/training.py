@@ -403,6 +403,10 @@ class NumPyroTrainer:
         """The state where the modules are."""
         return self.now
 
+    def _whole(self, part: Any) -> Any:
+        """The optimiser's state, or the averaged weights, where they can be read."""
+        return part
+
     def _probe(self) -> Any:
         """Stored images that the posterior's range is read from."""
         stored = self.train.values[:PROBE]
@@ -491,7 +495,7 @@ class NumPyroTrainer:
     def averaged_weights(self) -> Arrays | None:
         if self.now.averaged is None:
             return None
-        arrays = self._as_arrays(self.local.averaged)
+        arrays = self._as_arrays(self._whole(self.now.averaged))
         self.write_back()
         return arrays
 
@@ -512,7 +516,7 @@ class NumPyroTrainer:
 
     def state(self) -> tuple[Arrays, dict[str, Any]]:
         local = self.local
-        arrays = flat("optimizer", local.optimizer) | flat("mutable", local.mutable)
+        arrays = flat("optimizer", self._whole(self.now.optimizer)) | flat("mutable", local.mutable)
         arrays |= flat("spectral", local.vectors)
         return arrays, {"device": jax.default_backend()}
 

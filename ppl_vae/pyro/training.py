@@ -189,6 +189,11 @@ class PyroTrainer:
         parameters = list(self.parameters.values())
         return optimizer_of(parameters, self.settings, capturable=self.static is not None)
 
+    @property
+    def _slots(self) -> list[Tensor]:
+        """What the optimiser keeps here."""
+        return [t for state in self.optimizer.state.values() for t in state.values()]
+
     def _batch(self, data: DeviceImages, places: slice | Tensor) -> Tensor:
         """The images of a step, as the likelihood wants them."""
         return data.batch(places)
@@ -334,8 +339,7 @@ class PyroTrainer:
         return skip
 
     def _moving(self, parameters: list[Tensor]) -> list[Tensor]:
-        slots = [t for state in self.optimizer.state.values() for t in state.values()]
-        return [*slots, *parameters, *(self.averaged or {}).values()]
+        return [*self._slots, *parameters, *(self.averaged or {}).values()]
 
     def _average(self, parameters: list[Tensor]) -> None:
         if self.averaged is not None:
