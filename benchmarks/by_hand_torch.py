@@ -5,7 +5,7 @@ The mathematics of `HierarchicalVAE` with `LadderGuide` and the analytic ELBO, i
 
 from __future__ import annotations
 
-__all__ = ["ByHand", "Ladder"]
+__all__ = ["ByHand", "Ladder", "Recorded"]
 
 from collections.abc import Callable
 from typing import Any
@@ -117,23 +117,32 @@ def load(net: nn.Module, arrays: dict[str, np.ndarray]) -> None:
 class ByHand:
     """Its training: Adam, fused, on batches gathered and binarised from grey images."""
 
-    def __init__(self, problem: Problem, images: np.ndarray, arrays: dict[str, np.ndarray]) -> None:
-        self.images, self.batch = torch.as_tensor(images), problem.batch
+    def __init__(
+        self,
+        problem: Problem,
+        images: np.ndarray,
+        arrays: dict[str, np.ndarray],
+        device: str = "cpu",
+        capturable: bool = False,
+    ) -> None:
+        self.images, self.batch = torch.as_tensor(images, device=device), problem.batch
         self.net = NETS[problem.family](problem)
         load(self.net, arrays)
-        self.parameters = list(self.net.parameters())
-        self.optimizer = torch.optim.Adam(self.parameters, lr=LEARNING_RATE, fused=True)
+        self.parameters = list(self.net.to(device).parameters())
+        self.optimizer = torch.optim.Adam(
+            self.parameters, lr=LEARNING_RATE, fused=True, capturable=capturable
+        )
 
     def run_epoch(self, epoch: int, kl_weight: np.ndarray, learning_rate: np.ndarray) -> np.ndarray:
         """Rows of every step: loss, log likelihood, gradient norm, divergences z1 … zL."""
-        order = torch.from_numpy(shuffled(len(self.images), 0, epoch))
+        order = torch.as_tensor(shuffled(len(self.images), 0, epoch), device=self.images.device)
         rows = []
         for i, (weight, rate) in enumerate(zip(kl_weight, learning_rate, strict=True)):
             grey = self.images[order[i * self.batch : (i + 1) * self.batch]].float() / 255
             rows.append(self.step(torch.bernoulli(grey), float(weight), float(rate)))
-        return torch.stack(rows).double().numpy()
+        return torch.stack(rows).cpu().double().numpy()
 
-    def step(self, x: Tensor, kl_weight: float, learning_rate: float) -> Tensor:
+    def step(self, x: Tensor, kl_weight: Any, learning_rate: Any) -> Tensor:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.optimizer.zero_grad(set_to_none=True)
@@ -143,3 +152,43 @@ class ByHand:
         norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         self.optimizer.step()
         return torch.stack([loss, log_likelihood, norm, *kl]).detach()
+
+
+class Recorded(ByHand):
+    """The same on CUDA: a step recorded after three, and replayed with its inputs filled in."""
+
+    def __init__(self, problem: Problem, images: np.ndarray, arrays: dict[str, np.ndarray]) -> None:
+        super().__init__(problem, images, arrays, "cuda", capturable=True)
+        self.index = torch.zeros(self.batch, dtype=torch.long, device="cuda")
+        self.weight, self.rate, self.row = torch.zeros(3, device="cuda")
+        self.graph, self.taken = torch.cuda.CUDAGraph(), 0
+
+    def run_epoch(self, epoch: int, kl_weight: np.ndarray, learning_rate: np.ndarray) -> np.ndarray:
+        order = torch.as_tensor(shuffled(len(self.images), 0, epoch), device="cuda")
+        rows = []
+        for i, (weight, rate) in enumerate(zip(kl_weight, learning_rate, strict=True)):
+            self.index.copy_(order[i * self.batch : (i + 1) * self.batch])
+            self.weight.fill_(weight)
+            self.rate.fill_(rate)
+            self._next()
+            rows.append(self.row.clone())
+        return torch.stack(rows).cpu().double().numpy()
+
+    def _next(self) -> None:
+        self.taken += 1
+        if self.taken <= 3:
+            aside = torch.cuda.Stream()
+            aside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(aside):
+                self._filled()
+            torch.cuda.current_stream().wait_stream(aside)
+            return
+        if self.taken == 4:
+            self.optimizer.zero_grad(set_to_none=True)
+            with torch.cuda.graph(self.graph):
+                self._filled()
+        self.graph.replay()
+
+    def _filled(self) -> None:
+        grey = self.images[self.index].float() / 255
+        self.row = self.step(torch.bernoulli(grey), self.weight, self.rate)

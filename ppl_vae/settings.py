@@ -140,10 +140,16 @@ class TrainingSettings:
             None, at its end alone. For epochs that last hours.
         device: "cpu", "cuda" or "gpu"; None takes the accelerator where there is one.
         threads: torch's threads on the CPU; stored, because another number gives other bits.
+        cuda_graph: Pyro on CUDA: record a whole step once, and replay it; None does where it can
+            be done. What keeps it from being done is told, and training goes on without.
+        compile: Pyro: nets go through `torch.compile`, block by block. NumPyro compiles all that
+            it runs, whatever this says.
         devices: "one", or "all" to share each batch out among all of them (docs/many_devices.md).
             In Pyro each takes a process of torchrun's; several processes share it in any case.
         sync_batch_norm: batch norm sees the whole batch, not each process its share. NumPyro
             knows nothing else.
+        sharded_optimizer: each of several devices keeps its part of the optimiser's state alone,
+            in NumPyro of the averaged weights too. One device has all of it, whatever this says.
         backend: of torch's processes, "gloo" or "nccl"; None takes the device's.
     """
 
@@ -172,8 +178,11 @@ class TrainingSettings:
     checkpoint_steps: int | None = None
     device: str | None = None
     threads: int | None = None
+    cuda_graph: bool | None = None
+    compile: bool = False
     devices: Literal["one", "all"] = "one"
     sync_batch_norm: bool = True
+    sharded_optimizer: bool = False
     backend: str | None = None
 
     def __post_init__(self) -> None:

@@ -11,6 +11,8 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,7 +37,8 @@ TINY = {
 }
 
 
-SMALL = {"batch_norm": True}  # of the smallest model, and yet what devices have to agree upon
+# Of the smallest model, and yet what devices have to agree upon, with sides that eight divide.
+SMALL = {"batch_norm": True, "hidden": (8, 4)}
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class Trial:
     arguments: dict[str, Any] = field(default_factory=dict)
     precision: str = "float64"
     ppls: tuple[str, ...] = ("pyro",)
+    training: dict[str, Any] = field(default_factory=dict)
 
 
 # Under JAX's compiler one stands for all: what is the same on many devices is its affair.
@@ -62,6 +66,10 @@ TRIALS = {
         "vq-vae", "vector-quantizer", {}, {"update": "ema", "start": "kmeans", "restart": 0.5}
     ),
     "relaxed": Trial("vq-vae", "gumbel-softmax"),
+    "sharded-optimizer": Trial(
+        "hierarchy", "ladder", {"free_bits": 0.2},
+        training={"sharded_optimizer": True, "ema": 0.9, "skip_norm": 1e6, "optimizer": "adamw"},
+    ),
 }  # fmt: skip
 
 
@@ -74,7 +82,7 @@ def first_step(ppl: str, out: Path) -> None:
             # A step too short to see: what is validated are the same weights.
             fit(
                 ppl, pair, out / name, objective, 1, images=BATCH, precision=trial.precision,
-                learning_rate=1e-9, mapped=name == "single",
+                learning_rate=1e-9, mapped=name == "single", **trial.training,
             )  # fmt: skip
 
 
@@ -102,11 +110,58 @@ def refused(ppl: str, out: Path) -> None:
 def whole(ppl: str, out: Path, name: str = "whole", dies: bool = False) -> None:
     """A run from where it stands to its end, or to its leader's death in the second epoch.
 
-    Its images stay on disk.
+    Its images stay on disk, and its optimiser's state is shared out.
     """
     pair = Case(ppl, "vae", "ladder").build(**SMALL)
     callbacks = [_die] if dies else []
-    fit(ppl, pair, out / name, epochs=EPOCHS, callbacks=callbacks, ema=0.9, mapped=True)
+    settings = {"ema": 0.9, "sharded_optimizer": True}
+    with _trainers(ppl) as made:
+        fit(ppl, pair, out / name, epochs=EPOCHS, callbacks=callbacks, mapped=True, **settings)
+    if room(ppl).ranks.leads():
+        (out / "held.json").write_text(json.dumps(HELD[ppl](made[0])))
+
+
+def begun(ppl: str, out: Path, epochs: int = 1) -> None:
+    """Epochs with the optimiser's state shared out, float64; NumPyro has them in `whole`."""
+    if ppl == "pyro":
+        pair = Case(ppl, "hierarchy", "ladder").build()
+        shared = {"sharded_optimizer": True, "optimizer": "adamax", "precision": "float64"}
+        fit(ppl, pair, out / "begun", epochs=epochs, **shared)
+
+
+@contextmanager
+def _trainers(ppl: str) -> Iterator[list[Any]]:
+    """The trainers that `fit` makes within it."""
+    training = importlib.import_module(f"ppl_vae.{ppl}.training")
+    make, made = training._trainer, []
+
+    def kept(*args: Any) -> Any:
+        made.append(make(*args))
+        return made[-1]
+
+    training._trainer = kept
+    try:
+        yield made
+    finally:
+        training._trainer = make
+
+
+def _held_by_torch(trainer: Any) -> tuple[int, int]:
+    """Bytes of the optimiser's moments that this process has, and that there are."""
+    own = sum(slot.nbytes for slot in trainer._slots if slot.dim())
+    return own, 2 * sum(p.nbytes for p in trainer.parameters.values())
+
+
+def _held_by_jax(trainer: Any) -> tuple[int, int]:
+    """The same on one device, with the averaged weights."""
+    import jax
+
+    leaves = jax.tree.leaves((trainer.now.optimizer, trainer.now.averaged))
+    own = sum(leaf.addressable_shards[0].data.nbytes for leaf in leaves if leaf.ndim)
+    return own, sum(leaf.nbytes for leaf in leaves if leaf.ndim)
+
+
+HELD = {"pyro": _held_by_torch, "numpyro": _held_by_jax}
 
 
 def killed(ppl: str, out: Path) -> None:
@@ -153,7 +208,9 @@ def room(ppl: str) -> Any:
     return importlib.import_module(f"ppl_vae.{ppl}")
 
 
-TASKS = {task.__name__: task for task in (first_step, weights, refused, whole, killed, resumed)}
+TASKS = {
+    task.__name__: task for task in (first_step, weights, refused, whole, begun, killed, resumed)
+}
 
 
 def begin(environment: dict[str, str], log: Path, *argv: str) -> None:

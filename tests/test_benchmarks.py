@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from zoo import noisy
 
-from benchmarks import machine, overhead, sampling
+from benchmarks import machine, overhead, sampling, speed
 from benchmarks.problem import TOYS, grey_images
 from benchmarks.timing import interleaved, ratio
 
@@ -81,6 +81,16 @@ def test_very_deep_by_hand_in_jax_has_the_program_s_bound() -> None:
         for side in (program, by_hand)
     )
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_ways_to_take_a_step_take_the_same(tmp_path: Path) -> None:
+    out = tmp_path / "speed.json"
+    argv = ["--quick", "--device", "cpu", "--ppl", "pyro", "--family", "very-deep"]
+    assert speed.main([*argv, "--out", str(out)]) == 0
+    found = json.loads(out.read_text())["families"]["very-deep"]["pyro"]
+    assert set(found["ways"]) == {"as written", "by hand"}
+    assert found["ways"]["as written"]["losses_apart"] < 1e-4
+    assert 0 < found["ways"]["as written"]["utilisation"] < 1
 
 
 @pytest.mark.slow

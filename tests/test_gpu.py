@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import fake_gpu
 import numpy as np
 import pytest
 import train_tiny
@@ -56,3 +57,67 @@ def test_a_run_is_loaded_onto_it_and_evaluates_as_on_the_cpu(ppl: str, tmp_path:
     expected = room(ppl).posterior_moments(*alone, x)["z2"]
     for mine, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-4)
+
+
+def trained(name: str, epochs: Any, begun: Any = None, **settings: Any) -> tuple[Any, Any]:
+    """(trainer, arrays and tables) after epochs of a trial that can be recorded."""
+    import torch
+    from test_captured import everything
+    from test_captured import trained as tables
+
+    from ppl_vae.pyro.training import _surroundings
+    from ppl_vae.settings import TrainingSettings
+
+    with _surroundings(TrainingSettings()):
+        trainer = fake_gpu.trainer_of(
+            fake_gpu.TRIALS[name], device="cuda", precision="float64", **settings
+        )
+        if begun is not None:
+            trainer.restore(*begun)
+        found = {"tables": np.array(tables(trainer, epochs))}
+        torch.cuda.synchronize()
+        return trainer, {**found, **everything(trainer)}
+
+
+@pytest.mark.parametrize("name", fake_gpu.TRIALS)
+def test_recorded_steps_are_the_plain_ones(name: str) -> None:
+    """Eight steps, five of them replayed; float64, the rate alone goes through float32."""
+    plain, expected = trained(name, range(4), cuda_graph=False)
+    recorded, found = trained(name, range(4), cuda_graph=True)
+    assert plain.static is None
+    assert recorded.static.graph is not None
+    assert found.keys() == expected.keys()
+    for key in found:
+        np.testing.assert_allclose(found[key], expected[key], 1e-6, 1e-6, err_msg=key)
+
+
+def test_recorded_steps_are_the_same_twice_and_after_a_checkpoint() -> None:
+    _, one = trained("ladder", range(4))
+    _, two = trained("ladder", range(4))
+    half, _ = trained("ladder", range(2))
+    begun = (half.weights(), half.averaged_weights(), *half.state())
+    _, more = trained("ladder", range(2, 4), begun)
+    for other in (two, more):
+        weights = [name for name in one if name != "tables"]
+        assert not [name for name in weights if not np.array_equal(one[name], other[name])]
+    np.testing.assert_array_equal(one["tables"][2:], more["tables"])
+
+
+def test_a_step_that_asks_the_host_is_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training goes on from where it stands, and ends as it would have."""
+    from ppl_vae.pyro.training import PyroTrainer
+
+    _, expected = trained("ladder", range(4), cuda_graph=False)
+    passed = PyroTrainer.passed
+
+    def asking(trainer: Any, x: Any, kl_weight: Any) -> Any:
+        found = passed(trainer, x, kl_weight)
+        found[0].item()
+        return found
+
+    monkeypatch.setattr(PyroTrainer, "passed", asking)
+    with pytest.warns(UserWarning, match="training.cuda_graph: steps are not recorded"):
+        trainer, found = trained("ladder", range(4))
+    assert trainer.static.graph is None
+    for key in found:
+        np.testing.assert_allclose(found[key], expected[key], 1e-6, 1e-6, err_msg=key)

@@ -75,7 +75,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Found]:
             one, many = (tmp_path_factory.mktemp(f"{ppl}-{kind}") for kind in ("one", "many"))
             many_devices.first_step(ppl, one)
             many_devices.weights(ppl, one)
-            ended = start(ppl, "first_step,weights,refused,whole,killed", many)
+            ended = start(ppl, "first_step,weights,refused,whole,begun,killed", many)
             assert (many / "killed").exists(), ended[0].said
             made[ppl] = Found(one, many, ended)
         return made[ppl]
@@ -146,6 +146,23 @@ def test_killed_run_ends_where_the_uninterrupted_one_does(ppl: str, found: Any) 
     one, two = (arrays(folder / name) for name in ("whole", "killed"))
     assert one.keys() == two.keys()
     assert not [key for key in one if not np.array_equal(one[key], two[key])]
+
+
+def test_a_shared_out_optimizer_is_shared_out(ppl: str, found: Any) -> None:
+    """Moments (in NumPyro averaged weights too) by device: little more than its part of them."""
+    own, whole = json.loads((found(ppl).many / "held.json").read_text())
+    assert 0 < own < 1.5 * whole / DEVICES[ppl]
+
+
+def test_a_shared_out_optimizer_goes_on_alone(found: Any) -> None:
+    """An epoch on two processes and one on one: as both on one, to rounding."""
+    one, many, _ = found("pyro")
+    for epochs, folder in ((1, one), (2, one), (2, many)):
+        many_devices.begun("pyro", folder, epochs)
+    alone, moved = (arrays(folder / "begun") for folder in (one, many))
+    assert alone.keys() == moved.keys()
+    for name in alone:
+        np.testing.assert_allclose(moved[name], alone[name], 1e-6, 1e-8, err_msg=name)
 
 
 TRAINS = """

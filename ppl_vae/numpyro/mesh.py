@@ -7,8 +7,9 @@ norm's statistics are those of one device, whatever the number of devices, to ro
 
 from __future__ import annotations
 
-__all__ = ["Columns", "everywhere", "here", "mesh_of", "put", "spread"]
+__all__ = ["Columns", "divided", "everywhere", "here", "mesh_of", "put", "spread"]
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -38,6 +39,14 @@ def mesh_of(device: str | None = None, devices: str = "all") -> Mesh | None:
 def everywhere(mesh: Mesh) -> NamedSharding:
     """Of what every device has whole."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def divided(shape: Sequence[int], mesh: Mesh) -> NamedSharding:
+    """Of an array shared out along its first axis that divides; whole everywhere if none does."""
+    for axis, size in enumerate(shape):
+        if size and size % mesh.size == 0:
+            return NamedSharding(mesh, PartitionSpec(*[None] * axis, AXIS))
+    return everywhere(mesh)
 
 
 def spread(tree: Any, mesh: Mesh | None) -> Any:

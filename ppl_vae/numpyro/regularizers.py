@@ -27,6 +27,8 @@ from ppl_vae.settings import ObjectiveSettings
 
 Vectors = dict[str, Array]
 
+EXACT = lax.Precision.HIGHEST  # also where training rounds products to bfloat16
+
 NO_NORMS = (
     "objective.batch_norm_weight: neither model nor guide has batch norm with a scale: "
     "build them with batch_norm=True, or set the weight to 0"
@@ -98,7 +100,7 @@ class Penalty:
             w = jnp.stack([matrices[name] for name in names])
             u, v = power_iterations(w, vectors[f"u.{of}"], vectors[f"v.{of}"], iterations)
             moved |= {f"u.{of}": u, f"v.{of}": v}
-            total = total + jnp.einsum("kr,krc,kc->", u, w, v)
+            total = total + jnp.einsum("kr,krc,kc->", u, w, v, precision=EXACT)
         return total, moved
 
 
@@ -107,8 +109,8 @@ def power_iterations(w: Array, u: Array, v: Array, iterations: int) -> tuple[Arr
     w = lax.stop_gradient(w)
 
     def once(_: Any, vectors: tuple[Array, Array]) -> tuple[Array, Array]:
-        v = _unit(jnp.einsum("krc,kr->kc", w, vectors[0]))
-        return _unit(jnp.einsum("krc,kc->kr", w, v)), v
+        v = _unit(jnp.einsum("krc,kr->kc", w, vectors[0], precision=EXACT))
+        return _unit(jnp.einsum("krc,kc->kr", w, v, precision=EXACT)), v
 
     u, v = lax.fori_loop(0, iterations, once, (u, v))
     return lax.stop_gradient(u), lax.stop_gradient(v)

@@ -22,6 +22,7 @@ from ppl_vae import loop
 from ppl_vae.architecture import check_images
 from ppl_vae.errors import TrainingError, UsageError
 from ppl_vae.numpyro import ranks
+from ppl_vae.numpyro.bfloat16 import in_bfloat16
 from ppl_vae.numpyro.bind import (
     SiteRecorder,
     StateRecorder,
@@ -147,8 +148,6 @@ def _surroundings(settings: TrainingSettings) -> Iterator[Any]:
         raise UsageError("training.precision: float64 needs the environment JAX_ENABLE_X64=1")
     with ExitStack() as stack:
         stack.enter_context(jax.default_device(device))
-        if settings.precision == "bfloat16":
-            stack.enter_context(jax.default_matmul_precision("bfloat16"))
         yield device
 
 
@@ -330,6 +329,8 @@ class NumPyroTrainer:
         """One optimiser step; row: (loss, log likelihood, gradient norm, skipped, kl by site)."""
         settings = self.settings
         gradient = jax.value_and_grad(self._penalised, has_aux=True)
+        if settings.precision == "bfloat16":
+            gradient = in_bfloat16(gradient)
         (loss, (means, mutable, vectors)), grads = gradient(
             now.params, now.mutable, x, rng_key, kl_weight, now.vectors
         )
@@ -402,6 +403,10 @@ class NumPyroTrainer:
     def local(self) -> State:
         """The state where the modules are."""
         return self.now
+
+    def _whole(self, part: Any) -> Any:
+        """The optimiser's state, or the averaged weights, where they can be read."""
+        return part
 
     def _probe(self) -> Any:
         """Stored images that the posterior's range is read from."""
@@ -491,7 +496,7 @@ class NumPyroTrainer:
     def averaged_weights(self) -> Arrays | None:
         if self.now.averaged is None:
             return None
-        arrays = self._as_arrays(self.local.averaged)
+        arrays = self._as_arrays(self._whole(self.now.averaged))
         self.write_back()
         return arrays
 
@@ -512,7 +517,7 @@ class NumPyroTrainer:
 
     def state(self) -> tuple[Arrays, dict[str, Any]]:
         local = self.local
-        arrays = flat("optimizer", local.optimizer) | flat("mutable", local.mutable)
+        arrays = flat("optimizer", self._whole(self.now.optimizer)) | flat("mutable", local.mutable)
         arrays |= flat("spectral", local.vectors)
         return arrays, {"device": jax.default_backend()}
 

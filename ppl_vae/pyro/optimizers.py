@@ -24,12 +24,16 @@ def device_of(name: str | None) -> torch.device:
         raise UsageError(f"training.device: unknown {name!r}: take cpu, cuda or null") from error
 
 
-def optimizer_of(parameters: list[Tensor], settings: TrainingSettings) -> torch.optim.Optimizer:
+def optimizer_of(
+    parameters: list[Tensor], settings: TrainingSettings, capturable: bool = False
+) -> torch.optim.Optimizer:
+    """An optimiser; `capturable` in a CUDA graph, with its learning rate a tensor."""
     common: dict[str, Any] = {
         "lr": settings.learning_rate,
         "betas": settings.betas,
         "eps": settings.eps,
         "weight_decay": settings.weight_decay,
+        "capturable": capturable,
     }
     if settings.optimizer == "adamax":
         return torch.optim.Adamax(parameters, foreach=True, **common)

@@ -92,7 +92,8 @@ class Penalty:
             u, v = power_iterations(
                 w.detach(), self.vectors[f"u.{of}"], self.vectors[f"v.{of}"], iterations
             )
-            self.vectors[f"u.{of}"], self.vectors[f"v.{of}"] = u, v
+            self.vectors[f"u.{of}"].copy_(u)  # in place: a recorded step knows them by address
+            self.vectors[f"v.{of}"].copy_(v)
             total = total + torch.einsum("kr,krc,kc->", u, w, v)
         return total
 

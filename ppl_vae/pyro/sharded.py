@@ -27,6 +27,7 @@ from ppl_vae.pyro.data import DeviceImages
 from ppl_vae.pyro.guide import quiet
 from ppl_vae.pyro.nets.synchronised import synchronised
 from ppl_vae.pyro.objective import Means, Objective, Terms
+from ppl_vae.pyro.sharded_optimizer import ShardedOptimizer
 from ppl_vae.pyro.sharing import Share, current
 from ppl_vae.pyro.training import PyroTrainer
 from ppl_vae.settings import ObjectiveSettings
@@ -60,6 +61,16 @@ class ShardedTrainer(PyroTrainer):
     def _objective(self, settings: ObjectiveSettings) -> Objective:
         self._check()
         return ShardedObjective(settings, num_data=len(self.train))
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        whole = super()._optimizer()
+        return ShardedOptimizer(whole) if self.settings.sharded_optimizer else whole
+
+    @property
+    def _slots(self) -> list[Tensor]:
+        if isinstance(self.optimizer, ShardedOptimizer):
+            return self.optimizer.slots
+        return super()._slots
 
     def _check(self) -> None:
         """What processes cannot share."""
@@ -129,7 +140,7 @@ class ShardedTrainer(PyroTrainer):
         with Share(total).own().drawing():
             return data.prepared(stored)
 
-    def passed(self, x: Tensor, kl_weight: float) -> tuple[Tensor, Means]:
+    def passed(self, x: Tensor, kl_weight: float | Tensor) -> tuple[Tensor, Means]:
         with self._sharing(Share(self.batch_size), self.norms):
             result: tuple[Tensor, Means]
             if self.together is None:
@@ -165,6 +176,8 @@ class ShardedTrainer(PyroTrainer):
             for module in (self.model, self.guide):
                 for buffer in module.buffers() if isinstance(module, nn.Module) else ():
                     dist.broadcast(buffer, 0)
+        if isinstance(self.optimizer, ShardedOptimizer):
+            self.optimizer.consolidate_state_dict()  # only the first knows whether it will save
         return log
 
     @torch.no_grad()
@@ -194,7 +207,7 @@ class _Pass(nn.Module):
         self.pair = nn.ModuleList(modules)
         self.run = run
 
-    def forward(self, x: Tensor, kl_weight: float) -> Any:
+    def forward(self, x: Tensor, kl_weight: float | Tensor) -> Any:
         return self.run(x, kl_weight)
 
 

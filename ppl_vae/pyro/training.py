@@ -20,6 +20,7 @@ from ppl_vae.data.reading import shuffled
 from ppl_vae.errors import TrainingError, UsageError
 from ppl_vae.pyro import ranks
 from ppl_vae.pyro.asking import keeps_order
+from ppl_vae.pyro.captured import static_steps
 from ppl_vae.pyro.checks import (
     check_batch_size,
     check_num_samples,
@@ -28,6 +29,7 @@ from ppl_vae.pyro.checks import (
     natural,
 )
 from ppl_vae.pyro.coding import code_counts
+from ppl_vae.pyro.compiling import compiled, plain
 from ppl_vae.pyro.data import DeviceImages, check_support
 from ppl_vae.pyro.guide import quiet
 from ppl_vae.pyro.inference import moments_of
@@ -88,7 +90,11 @@ def fit(
     ranks.join(settings)
     if run is not None and resume:
         ranks.same("--resume", run.last.name if run.last else "no checkpoint")
-    with _surroundings(settings), ranks.together():
+    with (
+        _surroundings(settings),
+        ranks.together(),
+        compiled(model, guide, wanted=settings.compile),
+    ):
         trainer = _trainer(model, guide, train, valid, goal, settings)
         try:
             history, best_epoch = loop.train(
@@ -168,7 +174,8 @@ class PyroTrainer:
         self._first_pass()
         if objective.penalised:
             self.penalty = Penalty(model, guide, objective, self.full_weight, settings.seed)
-        self.optimizer = optimizer_of(list(self.parameters.values()), settings)
+        self.static = static_steps(self)
+        self.optimizer = self._optimizer()
         self.averaged = (
             {name: p.detach().clone() for name, p in self.parameters.items()}
             if settings.ema
@@ -177,6 +184,15 @@ class PyroTrainer:
 
     def _objective(self, settings: ObjectiveSettings) -> Objective:
         return Objective(settings, num_data=len(self.train))
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        parameters = list(self.parameters.values())
+        return optimizer_of(parameters, self.settings, capturable=self.static is not None)
+
+    @property
+    def _slots(self) -> list[Tensor]:
+        """What the optimiser keeps here."""
+        return [t for state in self.optimizer.state.values() for t in state.values()]
 
     def _batch(self, data: DeviceImages, places: slice | Tensor) -> Tensor:
         """The images of a step, as the likelihood wants them."""
@@ -193,7 +209,8 @@ class PyroTrainer:
     def _first_pass(self) -> None:
         """One checked pass: sites and supports are looked at, lazy parameters come into being."""
         x = self._batch(self.train, slice(0, self.batch_size))
-        with pyro.validation_enabled(True), quiet(self.model, self.guide), torch.random.fork_rng():
+        checking = pyro.validation_enabled(True), quiet(self.model, self.guide)
+        with checking[0], checking[1], torch.random.fork_rng(), plain(self.settings.compile):
             check_pair(self.model, self.guide)
             with poutine.trace(param_only=True) as params:
                 model_trace, guide_trace = traces(self.model, self.guide, x)
@@ -260,16 +277,20 @@ class PyroTrainer:
         tick: Callable[[int], Any],
         first: int = 0,
     ) -> loop.EpochLog:
-        rows, places = [], self._places(epoch, first, len(kl_weight))
-        batches = self._batches(places)
-        for weight, rate, x in zip(kl_weight, learning_rate, batches, strict=True):
-            rows.append(self.step(x, float(weight), float(rate)))
-            tick(1)
-        table = torch.stack(rows).cpu().double().numpy()  # the epoch's one wait for the device
+        places = self._places(epoch, first, len(kl_weight))
+        if self.static is not None:
+            rows = self.static.run(places, kl_weight, learning_rate, tick)
+        else:
+            found, batches = [], self._batches(places)
+            for weight, rate, x in zip(kl_weight, learning_rate, batches, strict=True):
+                found.append(self.step(x, float(weight), float(rate)))
+                tick(1)
+            rows = torch.stack(found)
+        table = rows.cpu().double().numpy()  # the epoch's one wait for the device
         loss, log_likelihood, norm, skipped = table[:, :4].T
         return loop.EpochLog(loss, log_likelihood, table[:, 4:], norm, skipped)
 
-    def step(self, x: Tensor, kl_weight: float, learning_rate: float) -> Tensor:
+    def step(self, x: Tensor, kl_weight: float | Tensor, learning_rate: float | Tensor) -> Tensor:
         """One optimiser step; (loss, log likelihood, gradient norm, skipped, kl by site)."""
         settings = self.settings
         self.objective.kl_weight = kl_weight
@@ -289,7 +310,7 @@ class PyroTrainer:
         row = [loss, means.log_likelihood, norm, skipped, *kl]
         return torch.stack([value.detach().to(loss.dtype) for value in row])
 
-    def passed(self, x: Tensor, kl_weight: float) -> tuple[Tensor, Means]:
+    def passed(self, x: Tensor, kl_weight: float | Tensor) -> tuple[Tensor, Means]:
         """(loss with what is added to it, means) of a batch."""
         autocast = self.settings.precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=autocast):
@@ -318,8 +339,7 @@ class PyroTrainer:
         return skip
 
     def _moving(self, parameters: list[Tensor]) -> list[Tensor]:
-        slots = [t for state in self.optimizer.state.values() for t in state.values()]
-        return [*slots, *parameters, *(self.averaged or {}).values()]
+        return [*self._slots, *parameters, *(self.averaged or {}).values()]
 
     def _average(self, parameters: list[Tensor]) -> None:
         if self.averaged is not None:
@@ -376,7 +396,8 @@ class PyroTrainer:
     @contextmanager
     def _aside(self) -> Iterator[None]:
         """Evaluation mode and a random stream of its own: training goes on as before."""
-        with quiet(self.model, self.guide), torch.random.fork_rng():
+        looking = quiet(self.model, self.guide), torch.random.fork_rng()
+        with looking[0], looking[1], plain(self.settings.compile):
             torch.manual_seed(self.settings.seed + 1)
             yield
 
@@ -422,6 +443,8 @@ class PyroTrainer:
                 slots.setdefault(int(index), {})[slot] = torch.as_tensor(value)
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
+        if self.static is not None:
+            self.static.forget()
         if self.device.type == "cpu" and not self.settings.threads:
             torch.set_num_threads(info["threads"])  # other thread counts give other bits
         torch.set_rng_state(torch.as_tensor(state["random"]))

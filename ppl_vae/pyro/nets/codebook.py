@@ -151,10 +151,16 @@ class Grid(nn.Module):
         check_levels(levels)
         self.levels = tuple(levels)
         self.register_buffer("like", torch.zeros(()), persistent=False)
+        self._vectors: Tensor | None = None
 
     @property
     def vectors(self) -> Tensor:
-        return torch.as_tensor(grid(self.levels), dtype=self.like.dtype, device=self.like.device)
+        made, like = self._vectors, self.like
+        if made is None or (made.dtype, made.device) != (like.dtype, like.device):
+            # Once: the way to a device waits for it.
+            made = torch.as_tensor(grid(self.levels), dtype=like.dtype, device=like.device)
+            self._vectors = made
+        return made
 
     def bound(self, z: Tensor) -> Tensor:
         return torch.tanh(z)

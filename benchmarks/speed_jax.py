@@ -1,0 +1,81 @@
+"""The ladder's, NVAE's and Very Deep VAE's training epochs in NumPyro and in JAX, ready to run."""
+
+from __future__ import annotations
+
+__all__ = ["begin"]
+
+import argparse
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jax import random
+
+import guides.numpyro
+import models.numpyro
+from benchmarks.by_hand_jax import ByHand
+from benchmarks.problem import LEARNING_RATE, Problem, columns, schedules
+from ppl_vae.data import Images
+from ppl_vae.numpyro import state
+from ppl_vae.numpyro.training import NumPyroTrainer
+from ppl_vae.settings import ObjectiveSettings, TrainingSettings
+
+
+def begin(
+    problem: Problem, images: np.ndarray, options: argparse.Namespace, stack: ExitStack
+) -> dict[str, Any]:
+    """Both sides after their first turn; see `benchmarks.speed_torch.begin`.
+
+    Operations are XLA's count, element-wise ones among them; memory is NumPyro's alone, because
+    JAX keeps one peak for all that a process does.
+    """
+    device = jax.devices("cpu" if options.device == "cpu" else "gpu")[0]
+    stack.enter_context(jax.default_device(device))
+    rngs = nnx.Rngs(0)
+    model_of = getattr(models.numpyro, problem.model)
+    model = model_of(problem.x_shape, **problem.model_args, rngs=rngs)
+    guide = getattr(guides.numpyro, problem.guide)(model, **problem.guide_args, rngs=rngs)
+    by_hand = ByHand(problem, images, state(model, guide))
+    settings = TrainingSettings(batch_size=problem.batch, learning_rate=LEARNING_RATE)
+    data = Images(images, binarization="dynamic")
+    ours = NumPyroTrainer(model, guide, data, None, ObjectiveSettings(), settings, device)
+    operations = _operations(problem, by_hand)
+    turns: dict[str, Callable[[int], np.ndarray]] = {
+        "as written": lambda turn: columns(
+            ours.run_epoch(turn, *schedules(turn, options.steps), lambda _: None)
+        ),
+        "by hand": lambda turn: by_hand.run_epoch(
+            random.fold_in(ours.key, turn), *schedules(turn, options.steps)
+        ),
+    }
+    found: dict[str, Any] = {"turns": turns, "first": {}, "memory": {}, "seconds": {}}
+    for way, turn in turns.items():
+        begun = time.perf_counter()
+        found["first"][way] = turn(0)
+        found["seconds"][way] = time.perf_counter() - begun
+        if way == "as written":
+            found["memory"][way] = (device.memory_stats() or {}).get("peak_bytes_in_use")
+    size = 8192 if options.device == "cuda" and not options.quick else 512
+    return {**found, "operations": operations, "rate": _rate(size)}
+
+
+def _operations(problem: Problem, by_hand: ByHand) -> float:
+    x = jax.numpy.zeros((problem.batch, *problem.x_shape))
+    rates = jax.numpy.float32(0.5), jax.numpy.float32(LEARNING_RATE)
+    step = jax.jit(by_hand.step).lower(by_hand.now, x, random.key(0), *rates)
+    cost: Any = step.cost_analysis()
+    return float(cost["flops"])
+
+
+def _rate(size: int) -> float:
+    """Operations a second of square products at JAX's own precision, the best of seven."""
+    a, product, seconds = random.normal(random.key(0), (size, size)), jax.jit(lambda a: a @ a), []
+    for _ in range(8):  # the first compiles
+        begun = time.perf_counter()
+        product(a).block_until_ready()
+        seconds.append(time.perf_counter() - begun)
+    return 2 * size**3 / min(seconds)
