@@ -199,6 +199,18 @@ def test_priors_of_labels(codes: Any) -> None:
         ppl.sample(plain, 4, label=0)
 
 
+@pytest.mark.parametrize(("prior", "start"), [("pixel-cnn", "kmeans"), ("labels", "random")])
+def test_a_prior_beside_a_codebook_that_moves(codes: Any, prior: str, start: str) -> None:
+    """Trained together: vectors change between prior and posterior, the codes' price does not."""
+    case = Case(codes.PPL, "vq-vae", "vector-quantizer")
+    pair = case.build(update="ema", start=start, prior_channels=4, **PRIORS[prior])
+    state = room(codes.PPL).state(*pair)
+    room(codes.PPL).load_state(*pair, {n: 0 * v if ".prior." in n else v for n, v in state.items()})
+    side(codes.PPL).set_training(*pair, True)
+    _, kl = side(codes.PPL).terms(*pair, images())
+    np.testing.assert_allclose(kl["z1"], 2 * math.log(3), rtol=1e-6)
+
+
 def test_relaxed_codes(codes: Any) -> None:
     """Hard codes' divergence by its closed form; relaxed draws near hard ones when it is cold."""
     logits = np.log(np.array([0.75, 0.25])).reshape(1, 2, 1, 1)

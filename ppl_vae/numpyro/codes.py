@@ -16,6 +16,7 @@ __all__ = [
     "autoregressive_codes",
     "embed",
     "nearest",
+    "nearest_in_order",
     "one_hot",
 ]
 
@@ -264,6 +265,15 @@ def autoregressive_codes(
         return Codes(vectors, logits)
 
     return Autoregressive(CodeView(net, vectors), conditional, (n,), features, support)
+
+
+@kl_divergence.register(NearestCode, Autoregressive)
+def nearest_in_order(q: NearestCode, p: Any) -> Array:
+    """-log p of the codes by index: a codebook that learns moves their vectors meanwhile."""
+    if not isinstance(p.net, CodeView):
+        raise NotImplementedError
+    found: Array = -p.log_prob(embed(q.indices, p.net.vectors))
+    return found
 
 
 def _close(value: Array, code: Array) -> Array:

@@ -16,6 +16,7 @@ __all__ = [
     "autoregressive_codes",
     "embed",
     "nearest",
+    "nearest_in_order",
     "one_hot",
 ]
 
@@ -265,6 +266,15 @@ def autoregressive_codes(
         return Codes(vectors, logits)
 
     return Autoregressive(CodeView(net, vectors), conditional, (n,), features, support)
+
+
+@register_kl(NearestCode, Autoregressive)
+def nearest_in_order(q: NearestCode, p: Any) -> Tensor:
+    """-log p of the codes by index: a codebook that learns moves their vectors meanwhile."""
+    if not isinstance(p.net, CodeView):
+        raise NotImplementedError
+    found: Tensor = -p.log_prob(embed(q.indices, p.net.vectors))
+    return found
 
 
 def _close(value: Tensor, code: Tensor) -> Tensor:
