@@ -250,9 +250,10 @@ def _prior(verbs: Any) -> None:
         "--out", type=Path, required=True, metavar="RUN", help="the new run's folder"
     )
     prior.add_argument("--weights", choices=WEIGHTS, default="best", help="which (best)")
+    prior.add_argument("--resume", action="store_true", help="go on with what was stopped")
     prior.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
-        help="layers, channels, kernel_size, draws, valid, or training.KEY; may be repeated",
+        help="net, layers, channels, kernel_size, labels, draws, valid, training.KEY; repeatable",
     )  # fmt: skip
 
 

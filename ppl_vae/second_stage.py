@@ -1,8 +1,9 @@
 """`ppl-vae prior`: an autoregressive prior over a trained run's codes, and the run that has both.
 
 The codes of the training images are read off once, and a `CodePrior` is trained on them as a
-program of its own. Its weights then take the place of the uniform prior in a copy of the pair:
-the same sites, the same guide, and a divergence of -log p(codes) instead of log K a position.
+program of its own; of two maps a `CodePrior2`, of the upper codes and of the lower ones given them.
+Its weights then take the place of the uniform prior in a copy of the pair: the same sites, the same
+guide, and a divergence of -log p(codes) instead of log K a position.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ import math
 import shlex
 import sys
 from argparse import Namespace
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ppl_vae import recipes
+from ppl_vae import code_stage, recipes
 from ppl_vae.errors import UsageError
 from ppl_vae.overrides import override
 from ppl_vae.recipes import ClassSettings, DataSettings, Recipe
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PriorSettings:
-    """The codes' causal net.
+    """The codes' causal net, or nets: those of two maps have the same size.
 
     Args:
         net: "pixel_cnn" or "transformer".
@@ -73,68 +75,80 @@ def command(args: Namespace) -> None:
     training = TrainingSettings(**checked_arguments(TrainingSettings, given, "training"))
     from ppl_vae.runs import Run
 
-    told = train_prior(Run.open(args.run), out, settings, training, args.weights)
-    print(
-        f"{out}: codes of test images, bits per dimension of the image: "
+    run = Run.open(args.run)
+    told = train_prior(run, out, settings, training, args.weights, resume=args.resume)
+    print(f"{out}: codes of test images, bits per dimension of the image: {_spelled(told)}")
+
+
+def _spelled(told: Mapping[str, float]) -> str:
+    """
+    >>> _spelled({"uniform_bits": 0.375, "prior_bits": 0.25})
+    '0.3750 under the uniform prior, 0.2500 under the learned one'
+    """
+    text = (
         f"{told['uniform_bits']:.4f} under the uniform prior, {told['prior_bits']:.4f} under the "
         "learned one"
-        + (f", {told['labelled_bits']:.4f} given the label" if settings.labels else "")
     )
+    sites = [name.removeprefix("prior_bits_") for name in told if name.startswith("prior_bits_")]
+    for site in sites:
+        before, after = (told[f"{which}_bits_{site}"] for which in ("uniform", "prior"))
+        text += f"; of {site} {before:.4f} and {after:.4f}"
+    if "labelled_bits" in told:
+        text += f", {told['labelled_bits']:.4f} given the label"
+    return text
 
 
 def train_prior(
-    run: Run, out: Path, settings: PriorSettings, training: TrainingSettings, weights: str = "best"
+    run: Run,
+    out: Path,
+    settings: PriorSettings,
+    training: TrainingSettings,
+    weights: str = "best",
+    *,
+    resume: bool = False,
 ) -> dict[str, float]:
     """Train a prior on the codes of `run`, write the run `out` that has it.
 
     The prior's own run, of codes alone, is kept in out/codes; its best epoch is taken.
 
+    Args:
+        resume: go on with out/codes, where a training of the same prior was stopped.
+
     Returns:
         `uniform_bits`, `prior_bits`: of the test images' codes, bits per dimension of the image;
-        with labels `labelled_bits` too, under the prior of each image's own label.
+        of several sites `uniform_bits_SITE`, `prior_bits_SITE` too; with labels `labelled_bits`,
+        under the prior of each image's own label.
+
+    Raises:
+        UsageError: a pair without codes, or of more than two maps; `resume` with other settings or
+            codes than those that were begun with.
     """
     from ppl_vae import experiment
     from ppl_vae.runs import Checkpoint, Run, load
 
     recipe, programs = Recipe.from_dict(run.recipe), room(run.ppl)
     pair = load(run, run.ppl, weights)
-    if len(pair[1].sites) != 1:
-        raise UsageError(
-            f"{run.path}: expected one latent map of codes, came {', '.join(pair[1].sites)}: train "
-            "its priors with the pair (model.init_args.prior_layers)"
-        )
-    codebook = programs.codebook_of(pair[0])
+    codebooks = code_stage.codebooks_of(programs, pair, run)
     data = experiment.data_of(run, recipe)
-    num_labels = _num_labels(data.train) if settings.labels else 0
-    maps = [_maps(programs, pair, data.train, seed, num_labels) for seed in range(settings.draws)]
-    if data.valid is None:  # the same images of every draw
-        held = max(1, int(settings.valid * len(data.train)))
-        maps, valid = [part[:-held] for part in maps], maps[0][-held:]
-    else:
-        valid = _maps(programs, pair, data.valid, 0, num_labels)
-    test = _maps(programs, pair, data.test, 0, num_labels)
-    stage = _recipe(settings, training, len(codebook), num_labels)
+    num_labels = code_stage.count_labels(data.train) if settings.labels else 0
+    maps, valid, test = code_stage.read(programs, pair, data, settings, num_labels)
+    stage = _recipe(settings, training, codebooks, num_labels)
     prior, nothing = recipes.build(stage, run.ppl, test.shape[1:])
     line = shlex.join(["ppl-vae", *sys.argv[1:]])
-    own = Run.create(out / "codes", stage.to_dict(), run.ppl, line, x_shape=[*test.shape[1:]])
-    fitted = programs.fit(
-        prior, nothing, np.concatenate(maps), valid=valid, run=own, **asdict(training)
-    )
+    about = {"x_shape": [*test.shape[1:]], "codebooks": code_stage.digest(codebooks)}
+    own = _begun(out / "codes", stage, run.ppl, line, about, resume)
+    fitted = _fit(programs, prior, nothing, maps, valid, own, resume, training)
     programs.load_state(prior, nothing, own.weights("best")[0])
-    recipe, both = attach(recipe, run.ppl, pair, prior, codebook, settings)
+    recipe, both = attach(recipe, run.ppl, pair, prior, codebooks, settings)
     about = {"x_shape": [*data.x_shape], "codes_of": str(run.path)}
     made = Run.create(out, recipe.to_dict(), run.ppl, line, **about)
     info = {"epoch": fitted.best_epoch, "step": int(fitted.history["step"][-1])}
     made.save(Checkpoint({"weights": programs.state(*both)}, info, fitted.history))
-    scale = math.log(2) * math.prod(data.x_shape)
-    (under_prior,) = programs.site_terms(*both, data.test)["kl"].values()
-    told = {
-        "uniform_bits": math.prod(test.shape[2:]) * math.log(len(codebook)) / scale,
-        "prior_bits": float(under_prior.mean()) / scale,
-    }
+    told = code_stage.bits(programs, both, data, codebooks)
     if num_labels:  # their program scores the label too, log C
         both_parts = -np.asarray(programs.log_weights(prior, nothing, test, 1)).mean()
-        told["labelled_bits"] = (float(both_parts) - math.log(num_labels)) / scale
+        nats = float(both_parts) - math.log(num_labels)
+        told["labelled_bits"] = nats / (math.log(2) * math.prod(data.x_shape))
     return told
 
 
@@ -143,32 +157,22 @@ def attach(
     ppl: str,
     pair: tuple[Any, Any],
     prior: Any,
-    codebook: np.ndarray,
+    codebooks: Mapping[str, np.ndarray],
     settings: PriorSettings,
 ) -> tuple[Recipe, tuple[Any, Any]]:
     """(recipe, pair) with the learned prior in the uniform one's place, all weights kept.
 
     Args:
         recipe: of the pair.
-        prior: a `CodePrior`, trained.
-        codebook: (K, d), whose codes it was trained on.
+        prior: a `CodePrior`, or for two maps a `CodePrior2`, trained.
+        codebooks: {site: (K, d)}, whose codes it was trained on.
         settings: its size.
 
     Raises:
         UsageError: the pair has another codebook, or maps of other sides.
     """
     programs = room(ppl)
-    own = programs.codebook_of(pair[0])
-    if own.shape != codebook.shape or not np.array_equal(own, codebook):
-        raise UsageError(
-            "prior: trained on the codes of another codebook: train one on this model's codes "
-            "(ppl-vae prior RUN)"
-        )
-    if tuple(prior.x_shape[1:]) != tuple(pair[0].sides):
-        raise UsageError(
-            f"prior: expected maps of {tuple(pair[0].sides)}, came one of "
-            f"{tuple(prior.x_shape[1:])}: train one on this model's codes (ppl-vae prior RUN)"
-        )
+    _check_codes(programs, pair, prior, codebooks)
     arguments = {
         **recipe.model.init_args,
         "prior_layers": settings.layers,
@@ -185,46 +189,95 @@ def attach(
     )
     both = recipes.build(recipe, ppl, pair[0].x_shape)
     learned = {
-        f"model.prior.{name.removeprefix('model.net.')}": value
+        name.replace("model.net.", "model.prior."): value
         for name, value in programs.state(prior, None).items()
     }
-    kept = {n: v for n, v in programs.state(*pair).items() if not n.startswith("model.prior.")}
+    priors = ("model.prior.", "model.priors.")
+    kept = {n: v for n, v in programs.state(*pair).items() if not n.startswith(priors)}
     programs.load_state(*both, {**kept, **learned})
     return recipe, both
 
 
+def _check_codes(
+    programs: Any, pair: tuple[Any, Any], prior: Any, codebooks: Mapping[str, np.ndarray]
+) -> None:
+    """UsageError where a prior is not one of the pair's codes."""
+    own = {site: programs.codebook_of(pair[0], site) for site in pair[1].sites}
+    if own.keys() != codebooks.keys() or not all(
+        np.array_equal(own[site], codebooks[site]) for site in own
+    ):
+        raise UsageError(
+            "prior: trained on the codes of another codebook: train one on this model's codes "
+            "(ppl-vae prior RUN)"
+        )
+    sides, came = (tuple(shape[1:]) for shape in (pair[1].sites["z1"], prior.x_shape))
+    if came != sides:
+        raise UsageError(
+            f"prior: expected maps of {sides}, came one of {came}: train one on this model's codes "
+            "(ppl-vae prior RUN)"
+        )
+
+
 def _recipe(
-    settings: PriorSettings, training: TrainingSettings, num_codes: int, num_labels: int
+    settings: PriorSettings,
+    training: TrainingSettings,
+    codebooks: Mapping[str, np.ndarray],
+    num_labels: int,
 ) -> Recipe:
     names = ("net", "layers", "channels", "kernel_size")
     sizes = {**{name: getattr(settings, name) for name in names}, "labels": num_labels}
+    program, num_codes = code_stage.STAGES[tuple(sorted(codebooks))], len(codebooks["z1"])
     return Recipe(
         name="codes",
         description="Autoregressive prior over the codes of a run (ppl-vae prior)",
         data=DataSettings("codes"),
-        model=ClassSettings("CodePrior", {"codes": num_codes, **sizes}),
+        model=ClassSettings(program, {"codes": num_codes, **sizes}),
         guide=ClassSettings("NoLatentsGuide"),
         training=training,
     )
 
 
-def _maps(
-    programs: Any, pair: tuple[Any, Any], images: Any, seed: int, num_labels: int = 0
-) -> np.ndarray:
-    """(n, 1, h, w) float32: indices of the codes; with labels (n, 2, h, w), the label below."""
-    (indices,) = programs.codes_of(*pair, images, seed=seed).values()
-    maps = indices[:, None]
-    if num_labels:
-        labels = np.broadcast_to(images.labels[:, None, None, None], maps.shape)
-        maps = np.concatenate([maps, labels], axis=1)
-    return np.asarray(maps, dtype=np.float32)
+def _begun(
+    folder: Path, stage: Recipe, ppl: str, line: str, about: dict[str, Any], resume: bool
+) -> Run:
+    """The prior's own run: new, or the one that was stopped."""
+    from ppl_vae.runs import Run
+
+    if not (resume and (folder / "run.json").exists()):
+        return Run.create(folder, stage.to_dict(), ppl, line, **about)
+    run = Run.open(folder)
+    for key in recipes.differences(Recipe.from_dict(run.recipe), stage):
+        if key != "training.epochs":
+            raise UsageError(
+                f"{key}: cannot change with --resume, training.epochs alone may: leave it as it "
+                "was, or train into another folder"
+            )
+    if run.ppl != ppl or run.about["codebooks"] != about["codebooks"]:
+        raise UsageError(
+            f"{folder}: begun on the codes of another codebook: leave --resume out, and train into "
+            "another folder"
+        )
+    run.write_recipe(stage.to_dict())
+    return run
 
 
-def _num_labels(images: Any) -> int:
-    """How many labels images have, from 0 up."""
-    if images.labels is None:
-        raise UsageError("labels: expected labelled images, came some without: leave it false")
-    return int(images.labels.max()) + 1
+def _fit(
+    programs: Any,
+    prior: Any,
+    nothing: Any,
+    maps: np.ndarray,
+    valid: np.ndarray,
+    own: Run,
+    resume: bool,
+    training: TrainingSettings,
+) -> Any:
+    try:
+        return programs.fit(
+            prior, nothing, maps, valid=valid, run=own, resume=resume, **asdict(training)
+        )
+    except KeyboardInterrupt as stop:
+        again = "the same command with --resume goes on from the last checkpoint"
+        raise KeyboardInterrupt(f"stopped; {again}") from stop
 
 
 def _names(settings: type) -> list[str]:

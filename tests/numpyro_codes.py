@@ -21,7 +21,7 @@ from numpyro.distributions import kl_divergence
 from numpyro_whole import whole
 
 from guides.numpyro import NoLatentsGuide, VectorQuantizerGuide
-from models.numpyro import CodePrior
+from models.numpyro import CodePrior, CodePrior2
 from ppl_vae.numpyro import Objective, bind
 from ppl_vae.numpyro.codes import Codes, NearestCode, RelaxedCodes, embed, nearest
 from ppl_vae.numpyro.nets.codebook import Codebook
@@ -180,6 +180,7 @@ def bounded(model: Any, guide: Any, x: Any) -> Any:
     return model.codebook.bound(guide.encode(x))
 
 
-def prior(x_shape: Any, num_codes: int) -> tuple[Any, Any]:
-    model = CodePrior(x_shape, num_codes, channels=2, layers=1, rngs=nnx.Rngs(0))
+def prior(x_shape: Any, num_codes: int, labels: int = 0) -> tuple[Any, Any]:
+    kind = CodePrior if x_shape[0] == 1 else CodePrior2
+    model = kind(x_shape, num_codes, channels=2, layers=1, labels=labels, rngs=nnx.Rngs(0))
     return model, NoLatentsGuide(model)

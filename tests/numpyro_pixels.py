@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["build", "cached", "jacobian", "log_prob", "naive", "outputs", "transformer"]
+__all__ = ["build", "cached", "fed_back", "jacobian", "log_prob", "naive", "outputs", "transformer"]
 
 from functools import partial
 from typing import Any
@@ -64,6 +64,13 @@ def log_prob(net: Any, x: np.ndarray, features: np.ndarray | None = None) -> Any
 def cached(net: Any, n: int, features: np.ndarray | None, seed: int) -> Any:
     law = Autoregressive(net, Likelihood("bernoulli"), (n,), features)
     return law.sample(random.key(seed)).astype(float)
+
+
+@jax.enable_x64(True)
+@whole
+def fed_back(net: Any, n: int, features: np.ndarray | None) -> Any:
+    """Images whose pixels are their own parameters, as a cached draw has them."""
+    return net.generate(lambda key, parameters: parameters, n, features, random.key(0))
 
 
 @jax.enable_x64(True)

@@ -17,7 +17,7 @@ from torch import nn
 from torch.distributions import kl_divergence
 
 from guides.pyro import NoLatentsGuide, VectorQuantizerGuide
-from models.pyro import CodePrior
+from models.pyro import CodePrior, CodePrior2
 from ppl_vae.pyro import Objective
 from ppl_vae.pyro.codes import Codes, NearestCode, RelaxedCodes, embed, nearest
 from ppl_vae.pyro.nets.codebook import Codebook
@@ -152,6 +152,7 @@ def bounded(model: Any, guide: Any, x: Any) -> np.ndarray:
     return model.codebook.bound(guide.encode(torch.as_tensor(x))).numpy()
 
 
-def prior(x_shape: Any, num_codes: int) -> tuple[Any, Any]:
-    model = CodePrior(x_shape, num_codes, channels=2, layers=1)
+def prior(x_shape: Any, num_codes: int, labels: int = 0) -> tuple[Any, Any]:
+    kind = CodePrior if x_shape[0] == 1 else CodePrior2
+    model = kind(x_shape, num_codes, channels=2, layers=1, labels=labels)
     return model, NoLatentsGuide(model)

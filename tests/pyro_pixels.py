@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["build", "cached", "jacobian", "log_prob", "naive", "outputs", "transformer"]
+__all__ = ["build", "cached", "fed_back", "jacobian", "log_prob", "naive", "outputs", "transformer"]
 
 from typing import Any
 
@@ -55,6 +55,12 @@ def cached(net: Any, n: int, features: np.ndarray | None, seed: int) -> np.ndarr
     torch.manual_seed(seed)
     given = None if features is None else torch.as_tensor(features)
     return Autoregressive(net, Likelihood("bernoulli"), (n,), given).sample().numpy()
+
+
+def fed_back(net: Any, n: int, features: np.ndarray | None) -> np.ndarray:
+    """Images whose pixels are their own parameters, as a cached draw has them."""
+    given = None if features is None else torch.as_tensor(features)
+    return net.generate(lambda parameters: parameters, n, given).numpy()
 
 
 @torch.no_grad()

@@ -60,6 +60,8 @@ def test_cached_draws_are_naive_draws(pixels: Any, num_features: int) -> None:
     given = features if num_features else None
     drawn = pixels.cached(net, 3, given, seed=1)
     np.testing.assert_array_equal(drawn, pixels.naive(net, 3, given, seed=1))
+    fed_back = pixels.fed_back(net, 3, given)  # so a whole pass over them gives them again
+    np.testing.assert_allclose(pixels.outputs(net, fed_back, given), fed_back, rtol=0, atol=1e-5)
     assert 0 < drawn.mean() < 1
 
 

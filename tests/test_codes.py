@@ -6,6 +6,7 @@ import importlib
 import itertools
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +162,7 @@ def test_two_maps_agree() -> None:
     x, pairs = images(n=3, dtype=np.float64), {}
     with side("numpyro").precision("float64"):
         for ppl in PPLS:
-            pairs[ppl] = two_maps(ppl, prior_layers=1)
+            pairs[ppl] = two_maps(ppl, prior_layers=1, prior_labels=2)
             side(ppl).double(*pairs[ppl])
             room(ppl).load_state(*pairs[ppl], noisy(room("pyro").state(*pairs["pyro"])))
             side(ppl).set_training(*pairs[ppl], False)
@@ -196,6 +197,18 @@ def test_priors_of_labels(codes: Any) -> None:
     plain, _ = Case(codes.PPL, "vq-vae", "vector-quantizer").build()
     with pytest.raises(UsageError, match=r"label: expected none, .* labels=true"):
         ppl.sample(plain, 4, label=0)
+
+
+@pytest.mark.parametrize(("prior", "start"), [("pixel-cnn", "kmeans"), ("labels", "random")])
+def test_a_prior_beside_a_codebook_that_moves(codes: Any, prior: str, start: str) -> None:
+    """Trained together: vectors change between prior and posterior, the codes' price does not."""
+    case = Case(codes.PPL, "vq-vae", "vector-quantizer")
+    pair = case.build(update="ema", start=start, prior_channels=4, **PRIORS[prior])
+    state = room(codes.PPL).state(*pair)
+    room(codes.PPL).load_state(*pair, {n: 0 * v if ".prior." in n else v for n, v in state.items()})
+    side(codes.PPL).set_training(*pair, True)
+    _, kl = side(codes.PPL).terms(*pair, images())
+    np.testing.assert_allclose(kl["z1"], 2 * math.log(3), rtol=1e-6)
 
 
 def test_relaxed_codes(codes: Any) -> None:
@@ -266,11 +279,14 @@ def test_k_means_start(codes: Any, update: str) -> None:
     np.testing.assert_array_equal(codes.vectors(book), found)
 
 
-def test_training_moves_the_codebook(codes: Any) -> None:
-    """By moving averages through `fit`, evaluation leaving it as it is, and a copy that loads."""
+def test_training_moves_the_codebook(codes: Any, tmp_path: Path) -> None:
+    """By moving averages through `fit`, the same in two pieces; evaluation leaves it as it is."""
+    from ppl_vae.runs import Run
+
     ppl = room(codes.PPL)
     case = Case(codes.PPL, "vq-vae", "vector-quantizer")
-    pair = case.build(update="ema", start="kmeans", restart=0.1)
+    changes = {"update": "ema", "start": "kmeans", "restart": 0.1}
+    pair = case.build(**changes)
     before = ppl.state(*pair)
     history = ppl.fit(*pair, images(), epochs=2, batch_size=3, progress=False).history
     after = ppl.state(*pair)
@@ -288,10 +304,15 @@ def test_training_moves_the_codebook(codes: Any) -> None:
     ppl.codes_of(*pair, images())
     for name, value in ppl.state(*pair).items():
         np.testing.assert_array_equal(value, after[name], err_msg=name)
-    other = case.build(seed=1, update="ema")
-    ppl.load_state(*other, after)
-    np.testing.assert_array_equal(ppl.codes_of(*other, images())["z1"],
-                                  ppl.codes_of(*pair, images())["z1"])  # fmt: skip
+    other = case.build(seed=1, **changes)
+    settings: dict[str, Any] = {"batch_size": 3, "progress": False}
+    run = Run.create(tmp_path / "run", {}, codes.PPL)
+    ppl.load_state(*other, before)
+    ppl.fit(*other, images(), epochs=1, run=run, **settings)
+    other = case.build(seed=1, **changes)
+    ppl.fit(*other, images(), epochs=2, run=run, resume=True, **settings)
+    for name, value in ppl.state(*other).items():
+        np.testing.assert_array_equal(value, after[name], err_msg=name)
 
 
 def test_a_grid_needs_no_learning(codes: Any) -> None:
@@ -362,13 +383,13 @@ def test_bad_codebooks(codes: Any) -> None:
 
 
 def test_labels_that_are_not_there() -> None:
+    from ppl_vae.code_stage import count_labels
     from ppl_vae.data import Images
-    from ppl_vae.second_stage import _num_labels
 
     grey = np.zeros((3, 1, 2, 2), np.uint8)
-    assert _num_labels(Images(grey, np.array([0, 4, 2]))) == 5
+    assert count_labels(Images(grey, np.array([0, 4, 2]))) == 5
     with pytest.raises(UsageError, match="labels: expected labelled images"):
-        _num_labels(Images(grey))
+        count_labels(Images(grey))
 
 
 def test_codes_out_of_range(codes: Any) -> None:
@@ -418,19 +439,20 @@ def test_use_through_training() -> None:
 # The second stage
 
 
-@pytest.mark.parametrize("ppl", PPLS)
-def test_second_stage(ppl: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Train, learn the codes' prior, evaluate both: the guide and its codes stay, bits change."""
+def test_second_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Train, learn the codes' prior, evaluate both: the guide and its codes stay, bits change.
+
+    In Pyro, with labels; without them both PPLs go this way for two maps, below.
+    """
     first, second = str(tmp_path / "first"), str(tmp_path / "second")
     small = [
         "training.epochs=1", "model.init_args.hidden=[4,4]", "model.init_args.codes=4",
         "model.init_args.code_dim=2",
     ]  # fmt: skip
     sets = [part for one in small for part in ("--set", one)]
-    assert cli.main(["train", "vqvae-digits", "--ppl", ppl, "--out", first, *sets]) == 0
+    assert cli.main(["train", "vqvae-digits", "--out", first, *sets]) == 0
     chosen = ["layers=1", "channels=4", "training.epochs=10", "training.learning_rate=0.01"]
-    labelled = ppl == "pyro"  # one with priors for labels, one without
-    chosen += ["labels=true", "net=transformer"] if labelled else []
+    chosen += ["labels=true", "net=transformer"]
     sizes = [part for one in chosen for part in ("--set", one)]
     assert cli.main(["prior", first, "--out", second, *sizes]) == 0
     printed = capsys.readouterr().out
@@ -446,9 +468,11 @@ def test_second_stage(ppl: str, tmp_path: Path, capsys: pytest.CaptureFixture[st
         assert f"{number['code_bits']:.4f} under the {where}" in printed
     assert told[1]["code_bits"] < told[0]["code_bits"]
     assert cli.main(["sample", second, "--count", "3", "--out", str(tmp_path / "s.npz")]) == 0
-    assert ("given the label" in printed) == labelled
-    drawn = cli.main(["sample", second, "--label", "9", "--out", str(tmp_path / "s.npz")])
-    assert drawn == (0 if labelled else 2)
+    assert "given the label" in printed
+    of_nine = ["sample", second, "--label", "9", "--out", str(tmp_path / "s.npz")]
+    assert cli.main(of_nine) == 0
+    of_nine[1] = first  # which has no priors for labels
+    assert cli.main(of_nine) == 2
     assert cli.main(["prior", first, "--out", second]) == 2  # holds a run already
 
 
@@ -466,9 +490,110 @@ def test_a_prior_of_another_codebook_is_refused(ppl: str) -> None:
     })  # fmt: skip
     prior, _ = codes.prior((1, 2, 1), 3)
     settings = PriorSettings(layers=1, channels=2)
-    book = room(ppl).codebook_of(other[0])
+    books = {"z1": room(ppl).codebook_of(other[0])}
     with pytest.raises(UsageError, match="another codebook"):
-        attach(recipe, ppl, pair, prior, book, settings)
+        attach(recipe, ppl, pair, prior, books, settings)
     wide, _ = codes.prior((1, 2, 2), 3)
     with pytest.raises(UsageError, match=r"maps of \(2, 1\), came one of \(2, 2\)"):
-        attach(recipe, ppl, pair, wide, room(ppl).codebook_of(pair[0]), settings)
+        attach(recipe, ppl, pair, wide, {"z1": room(ppl).codebook_of(pair[0])}, settings)
+
+
+# The second stage of two maps
+
+MAPS_OF_TWO = np.stack([  # of z1 and, at the positions below each of its own, of z2
+    [[[0], [2]], [[1], [1]], [[2], [0]], [[0], [0]]],
+    [[[1], [1]], [[0], [0]], [[2], [2]], [[1], [1]]],
+], axis=1).astype(np.float64)  # fmt: skip
+
+
+@pytest.mark.parametrize("labels", [0, 2])
+def test_priors_of_two_maps_agree(labels: int) -> None:
+    """log p(z2) and log p(z1 | z2) of one set of weights, float64; that of a label as its own."""
+    maps, found = MAPS_OF_TWO, {}
+    if labels:
+        told = np.broadcast_to(np.array([0, 1, 1, 0])[:, None, None, None], (4, 1, 2, 1))
+        maps = np.concatenate([maps, told], axis=1)
+    with side("numpyro").precision("float64"):
+        for ppl in PPLS:
+            pair = importlib.import_module(f"{ppl}_codes").prior(maps.shape[1:], 3, labels)
+            side(ppl).double(*pair)
+            room(ppl).load_state(*pair, noisy(room(ppl).state(*pair)))
+            found[ppl] = side(ppl).terms(*pair, maps)[0]
+    assert list(found["pyro"]) == ["z2", "x"]
+    for site, value in found["pyro"].items():
+        np.testing.assert_allclose(found["numpyro"][site], value, rtol=1e-9, err_msg=site)
+
+
+def test_attached_priors_of_two_maps(codes: Any) -> None:
+    """The pair's divergences are -log p of the program that was attached; all alike, log K each."""
+    from ppl_vae.recipes import Recipe
+    from ppl_vae.second_stage import PriorSettings, attach
+
+    ppl, pair, x = room(codes.PPL), two_maps(codes.PPL), images(n=4)
+    recipe = Recipe.from_dict({
+        "name": "a", "data": {"name": "digits"}, "guide": "VectorQuantizer2Guide",
+        "model": {"class_path": "VQVAE2", "init_args": {
+            "codes": 3, "code_dim": 2, "hidden": [3, 4], "update": "gradient", "start": "random",
+            "activation": "elu",
+        }},
+    })  # fmt: skip
+    books = {site: ppl.codebook_of(pair[0], site) for site in ("z1", "z2")}
+    prior, nothing = codes.prior((2, 2, 1), 3)
+    settings, weights = PriorSettings(layers=1, channels=2), ppl.state(prior, nothing)
+    for scale in (1.0, 0.0):
+        drawn = {name: scale * value for name, value in noisy(weights).items()}
+        ppl.load_state(prior, nothing, drawn)
+        _, both = attach(recipe, codes.PPL, pair, prior, books, settings)
+        chosen = ppl.codes_of(*both, x)
+        for site, indices in ppl.codes_of(*pair, x).items():
+            np.testing.assert_array_equal(chosen[site], indices)
+        maps = np.stack([chosen["z1"], chosen["z2"].repeat(2, 1)], 1).astype(np.float32)
+        expected, _ = side(codes.PPL).terms(prior, nothing, maps)
+        kl = ppl.site_terms(*both, x)["kl"]
+        np.testing.assert_allclose(kl["z2"], -np.asarray(expected["z2"]), rtol=1e-5)
+        np.testing.assert_allclose(kl["z1"], -np.asarray(expected["x"]), rtol=1e-5)
+    np.testing.assert_allclose(kl["z2"], math.log(3), rtol=1e-6)
+    np.testing.assert_allclose(kl["z1"], 2 * math.log(3), rtol=1e-6)
+    books["z2"] = books["z2"] + 1
+    with pytest.raises(UsageError, match="another codebook"):
+        attach(recipe, codes.PPL, pair, prior, books, settings)
+
+
+@pytest.mark.parametrize("ppl", PPLS)
+def test_second_stage_of_two_maps(
+    ppl: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Train, learn both priors (here in two pieces), draw: codes of either map cost less."""
+    from ppl_vae.runs import Run, load
+
+    first, second = str(tmp_path / "first"), tmp_path / "second"
+    small = ["training.epochs=1", "model.init_args.hidden=[4]", "model.init_args.codes=4"]
+    sets = [part for one in small for part in ("--set", one)]
+    assert cli.main(["train", "vqvae-digits-2", "--ppl", ppl, "--out", first, *sets]) == 0
+    chosen = ["layers=1", "channels=4", "training.learning_rate=0.01"]
+    sizes = [part for one in chosen for part in ("--set", one)]
+    asked = ["prior", first, "--out", str(second), *sizes]
+    if ppl == "pyro":
+        assert cli.main([*asked, "--set", "training.epochs=1"]) == 0
+        (second / "run.json").unlink()  # as if it had been stopped on the way
+        assert cli.main([*asked, "--resume", "--set", "training.seed=1"]) == 2
+        assert "training.seed: cannot change with --resume" in capsys.readouterr().err
+    assert cli.main([*asked, "--resume", "--set", "training.epochs=4"]) == 0
+    learned = Run.open(second / "codes")
+    assert learned.history["epoch"].values.tolist() == [1, 2, 3, 4]
+    printed = capsys.readouterr().out.splitlines()[-1]
+    numbers = [float(found) for found in re.findall(r"\d\.\d{4}", printed)]
+    assert "; of z2 " in printed
+    total, (upper, lower) = numbers[:2], (numbers[2:4], numbers[4:])
+    np.testing.assert_allclose(total, np.add(upper, lower), atol=2e-4)
+    for before, after in (upper, lower):
+        assert after < before
+    assert upper[0] == 4 * 2 / 64
+    assert lower[0] == 16 * 2 / 64
+    run = Run.open(second)
+    for name, value in learned.weights()[0].items():
+        np.testing.assert_array_equal(run.weights()[0][name], value, err_msg=name)
+    drawn = room(ppl).sample(load(run, ppl)[0], 3)
+    assert {name: value.shape for name, value in drawn.items() if name != "x_mean"} == {
+        "z2": (3, 8, 2, 2), "z1": (3, 8, 4, 4), "x": (3, 1, 8, 8),
+    }  # fmt: skip

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from ppl_vae.errors import UsageError
-from ppl_vae.pyro.guide import Guide, Site
+from ppl_vae.pyro.guide import Guide, Site, hidden_sites
 
 
 class NoLatentsGuide(Guide):
-    """Completes a pair whose model has no latent sites, such as `PixelCNN`.
+    """Completes a pair whose model has no latent sites given data, such as `PixelCNN`.
 
     The bound is then the exact likelihood, with any number of samples.
 
@@ -22,10 +22,11 @@ class NoLatentsGuide(Guide):
 
     def __init__(self, model: Callable[..., Any], *, name: str = "guide") -> None:
         super().__init__(model, name=name)
-        if self.sites:
+        hidden = hidden_sites(model) if self.sites else ()
+        if hidden:
             raise UsageError(
                 f"NoLatentsGuide: expected a model without latents, came one with "
-                f"{', '.join(self.sites)}: take MeanFieldGuide"
+                f"{', '.join(hidden)}: take MeanFieldGuide"
             )
 
     def posterior(self, site: Site, features: Any) -> NoReturn:

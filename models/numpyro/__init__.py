@@ -1,5 +1,6 @@
 """Generative models in NumPyro."""
 
+from models.numpyro.code_prior_2 import CodePrior2
 from models.numpyro.hierarchical import HierarchicalVAE
 from models.numpyro.inpainting import InpaintingVAE
 from models.numpyro.nvae import NVAE
@@ -11,6 +12,7 @@ from models.numpyro.vq_vae_2 import VQVAE2
 
 __all__ = [
     "CodePrior",
+    "CodePrior2",
     "HierarchicalPixelVAE",
     "HierarchicalVAE",
     "InpaintingVAE",

@@ -1,5 +1,6 @@
 """Generative models in Pyro."""
 
+from models.pyro.code_prior_2 import CodePrior2
 from models.pyro.hierarchical import HierarchicalVAE
 from models.pyro.inpainting import InpaintingVAE
 from models.pyro.nvae import NVAE
@@ -11,6 +12,7 @@ from models.pyro.vq_vae_2 import VQVAE2
 
 __all__ = [
     "CodePrior",
+    "CodePrior2",
     "HierarchicalPixelVAE",
     "HierarchicalVAE",
     "InpaintingVAE",

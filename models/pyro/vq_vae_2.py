@@ -3,7 +3,7 @@ r"""VQ-VAE-2 (Razavi, van den Oord & Vinyals 2019, arXiv 1906.00446): two maps o
 .. math:: p(x, z) = p(z_2)\, p(z_1 | z_2)\, p(x | z_1, z_2)
 
 z2, of half the sides of z1, is for what the image is as a whole, z1 for its detail. Both priors are
-uniform, or autoregressive, that of z1 given what `rise` makes of z2.
+uniform, or autoregressive, that of z1 given z2: learned with the pair, or after it by `CodePrior2`.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ import pyro
 import torch
 from torch import Tensor, nn
 
+from models.pyro.code_prior_2 import TwoPriors
 from ppl_vae.architecture import Architecture, check_batch
 from ppl_vae.pyro.bind import bind
-from ppl_vae.pyro.codes import Codes, autoregressive_codes
+from ppl_vae.pyro.codes import Codes
 from ppl_vae.pyro.likelihoods import Likelihood
-from ppl_vae.pyro.nets import MapDecoder, causal_net, halved
+from ppl_vae.pyro.nets import MapDecoder, halved
 from ppl_vae.pyro.nets.code_maps import CodeDecoder
 from ppl_vae.pyro.nets.codebook import Codebook
 
@@ -42,6 +43,8 @@ class VQVAE2(nn.Module):
         update, decay, start, restart: see `ppl_vae.pyro.nets.codebook.Codebook`.
         prior_layers: of the codes' autoregressive priors; 0 leaves them uniform.
         prior_channels, prior_kernel, prior_net: see `VQVAE`.
+        prior_labels: C labels, each with a prior of z2 of its own; images of unknown label are
+            under their even mixture. 0 for none.
     """
 
     def __init__(
@@ -62,11 +65,12 @@ class VQVAE2(nn.Module):
         prior_channels: int = 32,
         prior_kernel: int = 3,
         prior_net: str = "pixel_cnn",
+        prior_labels: int = 0,
     ) -> None:
         super().__init__()
         self.x_shape, self.blocks = tuple(x_shape), blocks
         self.architecture = Architecture(tuple(hidden), len(hidden), "conv", activation, batch_norm)
-        self.likelihood = Likelihood(likelihood)
+        self.likelihood, self.num_labels = Likelihood(likelihood), prior_labels
         self.sides = halved(x_shape[1], x_shape[2], len(hidden) + 1)[-2:]  # of z1, of z2
         self.codebooks = nn.ModuleList(
             Codebook(codes, code_dim, update, decay, start, restart) for _ in self.sides
@@ -83,27 +87,28 @@ class VQVAE2(nn.Module):
             activation,
             batch_norm,
         )
-        size = (prior_channels, prior_layers, prior_kernel)
-        self.priors = nn.ModuleList(
-            causal_net(prior_net, (codes, *sides), codes, *size, num_features)
-            for sides, num_features in zip(self.sides, (code_dim, 0), strict=True)
-            if prior_layers
-        )
+        size = (prior_channels, prior_layers, prior_kernel, prior_net, prior_labels)
+        self.priors = TwoPriors(self.sides, codes, *size) if prior_layers else None
 
-    def forward(self, x: Tensor | None = None, *, n: int | None = None) -> Tensor:
-        """Images (n, c, h, w): `x`, or n generated ones."""
+    def forward(
+        self, x: Tensor | None = None, *, n: int | None = None, label: Any = None
+    ) -> Tensor:
+        """Images (n, c, h, w): `x`, or n generated ones; of a label (one, or n)."""
         n = check_batch(x, n, self.x_shape)
         with bind("model", self) as net, pyro.plate("data", n):
-            z2 = pyro.sample("z2", net.prior(1, n), infer={"context": (net.codebooks[1], None)})
+            books: Any = net.codebooks
+            low, high = books
+            prior: Any
+            if net.priors is None:
+                prior = Codes.uniform(high.vectors, n, net.sides[1])
+            else:
+                prior = net.priors.of_upper(high.vectors, n, label)
+            z2 = pyro.sample("z2", prior, infer={"context": (high, None)})
             above = net.rise(z2)
-            context = (net.codebooks[0], above)
-            z1 = pyro.sample("z1", net.prior(0, n, above), infer={"context": context})
+            if net.priors is None:
+                prior = Codes.uniform(low.vectors, n, net.sides[0])
+            else:
+                prior = net.priors.of_lower(low.vectors, z2, high.vectors)
+            z1 = pyro.sample("z1", prior, infer={"context": (low, above)})
             image = net.likelihood(net.decoder(torch.cat([z1, above], 1)))
             return pyro.sample("x", image, obs=x)
-
-    def prior(self, level: int, n: int, above: Tensor | None = None) -> Any:
-        """Of z1 (level 0) or z2 (level 1), n maps."""
-        vectors = self.codebooks[level].vectors
-        if not len(self.priors):
-            return Codes.uniform(vectors, n, self.sides[level])  # type: ignore[arg-type]
-        return autoregressive_codes(self.priors[level], vectors, n, above)  # type: ignore[arg-type]

@@ -16,6 +16,8 @@ __all__ = [
     "autoregressive_codes",
     "embed",
     "nearest",
+    "nearest_in_order",
+    "one_hot",
 ]
 
 from collections.abc import Callable, Sequence
@@ -44,6 +46,12 @@ def nearest(values: Array, vectors: Array) -> Array:
 def embed(indices: Array, vectors: Array) -> Array:
     """Vectors (…, d, h, w) of the codes `indices` (…, h, w)."""
     return jnp.moveaxis(vectors[indices], -1, -3)
+
+
+def one_hot(values: Array, vectors: Array) -> Array:
+    """(…, K, h, w): 1 for the code nearest to `values` (…, d, h, w), 0 for the others."""
+    indices = nearest(values, vectors)
+    return jax.nn.one_hot(indices, len(vectors), axis=-3, dtype=vectors.dtype)
 
 
 class Codes(dist.Distribution):
@@ -231,21 +239,17 @@ class CodeView:
         self.x_shape = (vectors.shape[1], *net.x_shape[1:])
 
     def __call__(self, x: Array, features: Array | None = None) -> Array:
-        found: Array = self.net(self._one_hot(x), features)
+        found: Array = self.net(one_hot(x, self.vectors), features)
         return found
 
     def generate(
         self, pick: Callable[[Any, Array], Array], n: int, features: Array | None, rng_key: Any
     ) -> Array:
         def pick_code(key: Any, parameters: Array) -> Array:
-            return self._one_hot(pick(key, parameters))
+            return one_hot(pick(key, parameters), self.vectors)
 
         drawn = self.net.generate(pick_code, n, features, rng_key)
         return embed(drawn.argmax(1), self.vectors)
-
-    def _one_hot(self, x: Array) -> Array:
-        indices = nearest(x, self.vectors)
-        return jax.nn.one_hot(indices, len(self.vectors), axis=1, dtype=self.vectors.dtype)
 
 
 def autoregressive_codes(
@@ -261,6 +265,15 @@ def autoregressive_codes(
         return Codes(vectors, logits)
 
     return Autoregressive(CodeView(net, vectors), conditional, (n,), features, support)
+
+
+@kl_divergence.register(NearestCode, Autoregressive)
+def nearest_in_order(q: NearestCode, p: Any) -> Array:
+    """-log p of the codes by index: a codebook that learns moves their vectors meanwhile."""
+    if not isinstance(p.net, CodeView):
+        raise NotImplementedError
+    found: Array = -p.log_prob(embed(q.indices, p.net.vectors))
+    return found
 
 
 def _close(value: Array, code: Array) -> Array:

@@ -9,7 +9,7 @@ traces alike.
 
 from __future__ import annotations
 
-__all__ = ["Guide", "Site", "data_shape", "latent_priors", "latent_sites"]
+__all__ = ["Guide", "Site", "data_shape", "hidden_sites", "latent_priors", "latent_sites"]
 
 from abc import abstractmethod
 from collections import OrderedDict
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from numpyro import handlers
 from numpyro.primitives import Messenger
@@ -143,6 +144,12 @@ def latent_priors(model: Callable[..., Any]) -> dict[str, Any]:
     }
 
 
+def hidden_sites(model: Callable[..., Any]) -> tuple[str, ...]:
+    """Names of the latent sites that the model does not observe when it is given data."""
+    nodes = _shaped(model, jnp.zeros((1, *data_shape(model))))
+    return tuple(name for name in latent_sites(model) if not nodes[name]["is_observed"])
+
+
 def data_shape(model: Callable[..., Any]) -> tuple[int, ...]:
     """Shape of one datum, the site "x" without its batch: (channels, height, width) of an image."""
     shape = getattr(model, "x_shape", None)
@@ -150,10 +157,14 @@ def data_shape(model: Callable[..., Any]) -> tuple[int, ...]:
 
 
 def _generate_one(model: Callable[..., Any]) -> Any:
+    return _shaped(model, n=1)
+
+
+def _shaped(model: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     found: dict[str, Any] = {}
 
     def generate(key: Any) -> int:
-        found.update(handlers.trace(handlers.seed(model, key)).get_trace(n=1))
+        found.update(handlers.trace(handlers.seed(model, key)).get_trace(*args, **kwargs))
         return 0
 
     with quiet(model):

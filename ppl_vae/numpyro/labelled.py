@@ -19,9 +19,10 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import Array, random
 from numpyro.distributions import constraints
+from numpyro.distributions.kl import kl_divergence
 
 from ppl_vae.numpyro.autoregressive import Autoregressive
-from ppl_vae.numpyro.codes import Codes, CodeView
+from ppl_vae.numpyro.codes import Codes, CodeView, NearestCode, nearest_in_order
 
 
 class AnyLabel(dist.Distribution):
@@ -79,6 +80,9 @@ class AnyLabel(dist.Distribution):
     def labels(self, key: Any, shape: Sequence[int]) -> Array:
         """Labels drawn evenly."""
         return random.randint(key, tuple(shape), 0, self.num_labels)
+
+
+kl_divergence.register(NearestCode, AnyLabel)(nearest_in_order)
 
 
 class WithLabel(dist.Distribution):

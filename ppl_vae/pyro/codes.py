@@ -16,6 +16,8 @@ __all__ = [
     "autoregressive_codes",
     "embed",
     "nearest",
+    "nearest_in_order",
+    "one_hot",
 ]
 
 from collections.abc import Callable, Sequence
@@ -43,6 +45,12 @@ def nearest(values: Tensor, vectors: Tensor) -> Tensor:
 def embed(indices: Tensor, vectors: Tensor) -> Tensor:
     """Vectors (…, d, h, w) of the codes `indices` (…, h, w)."""
     return vectors[indices].movedim(-1, -3)
+
+
+def one_hot(values: Tensor, vectors: Tensor) -> Tensor:
+    """(…, K, h, w): 1 for the code nearest to `values` (…, d, h, w), 0 for the others."""
+    indices = nearest(values, vectors)
+    return functional.one_hot(indices, len(vectors)).movedim(-1, -3).to(vectors.dtype)
 
 
 class Codes(TorchDistribution):
@@ -233,20 +241,16 @@ class CodeView:
         self.x_shape = (vectors.shape[1], *net.x_shape[1:])
 
     def __call__(self, x: Tensor, features: Tensor | None = None) -> Tensor:
-        found: Tensor = self.net(self._one_hot(x), features)
+        found: Tensor = self.net(one_hot(x, self.vectors), features)
         return found
 
     def generate(
         self, pick: Callable[[Tensor], Tensor], n: int, features: Tensor | None = None
     ) -> Tensor:
         def pick_code(parameters: Tensor) -> Tensor:
-            return self._one_hot(pick(parameters))
+            return one_hot(pick(parameters), self.vectors)
 
         return embed(self.net.generate(pick_code, n, features).argmax(1), self.vectors)
-
-    def _one_hot(self, x: Tensor) -> Tensor:
-        indices = nearest(x, self.vectors)
-        return functional.one_hot(indices, len(self.vectors)).movedim(-1, 1).to(self.vectors.dtype)
 
 
 def autoregressive_codes(
@@ -262,6 +266,15 @@ def autoregressive_codes(
         return Codes(vectors, logits)
 
     return Autoregressive(CodeView(net, vectors), conditional, (n,), features, support)
+
+
+@register_kl(NearestCode, Autoregressive)
+def nearest_in_order(q: NearestCode, p: Any) -> Tensor:
+    """-log p of the codes by index: a codebook that learns moves their vectors meanwhile."""
+    if not isinstance(p.net, CodeView):
+        raise NotImplementedError
+    found: Tensor = -p.log_prob(embed(q.indices, p.net.vectors))
+    return found
 
 
 def _close(value: Tensor, code: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ traces alike.
 
 from __future__ import annotations
 
-__all__ = ["Guide", "Site", "data_shape", "latent_priors", "latent_sites"]
+__all__ = ["Guide", "Site", "data_shape", "hidden_sites", "latent_priors", "latent_sites"]
 
 import copy
 from abc import abstractmethod
@@ -143,6 +143,13 @@ def latent_priors(model: Callable[..., Any]) -> dict[str, Any]:
     }
 
 
+def hidden_sites(model: Callable[..., Any]) -> tuple[str, ...]:
+    """Names of the latent sites that the model does not observe when it is given data."""
+    x = _generate_one(model).nodes["x"]["value"].new_zeros(1, *data_shape(model))
+    nodes = _quietly_traced(model, x).nodes
+    return tuple(name for name in latent_sites(model) if not nodes[name]["is_observed"])
+
+
 def data_shape(model: Callable[..., Any]) -> tuple[int, ...]:
     """Shape of one datum, the site "x" without its batch: (channels, height, width) of an image."""
     shape = getattr(model, "x_shape", None)
@@ -150,8 +157,12 @@ def data_shape(model: Callable[..., Any]) -> tuple[int, ...]:
 
 
 def _generate_one(model: Callable[..., Any]) -> Any:
+    return _quietly_traced(model, n=1)
+
+
+def _quietly_traced(model: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     with quiet(model), torch.no_grad(), torch.random.fork_rng(devices=[]):
-        return poutine.trace(model).get_trace(n=1)
+        return poutine.trace(model).get_trace(*args, **kwargs)
 
 
 @contextmanager

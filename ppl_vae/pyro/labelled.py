@@ -17,10 +17,11 @@ from typing import Any, ClassVar, Self
 import torch
 from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
+from torch.distributions import register_kl
 from torch.nn import functional
 
 from ppl_vae.pyro.autoregressive import Autoregressive
-from ppl_vae.pyro.codes import Codes, CodeView
+from ppl_vae.pyro.codes import Codes, CodeView, NearestCode, nearest_in_order
 
 
 class AnyLabel(TorchDistribution):
@@ -76,6 +77,9 @@ class AnyLabel(TorchDistribution):
     def labels(self, shape: Sequence[int]) -> Tensor:
         """Labels drawn evenly."""
         return torch.randint(self.num_labels, tuple(shape), device=self.net.vectors.device)
+
+
+register_kl(NearestCode, AnyLabel)(nearest_in_order)
 
 
 class WithLabel(TorchDistribution):
