@@ -285,7 +285,7 @@ def test_training_moves_the_codebook(codes: Any, tmp_path: Path) -> None:
 
     ppl = room(codes.PPL)
     case = Case(codes.PPL, "vq-vae", "vector-quantizer")
-    changes = {"update": "ema", "start": "kmeans", "restart": 0.1}
+    changes: dict[str, Any] = {"update": "ema", "start": "kmeans", "restart": 0.1}
     pair = case.build(**changes)
     before = ppl.state(*pair)
     history = ppl.fit(*pair, images(), epochs=2, batch_size=3, progress=False).history
