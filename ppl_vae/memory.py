@@ -52,6 +52,8 @@ def _left_of_limit() -> int | None:
     try:
         limit = (CGROUP / "memory.max").read_text().strip()
         used = int((CGROUP / "memory.current").read_text())
+        told = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
     except (OSError, ValueError):
         return None
-    return None if limit == "max" else max(0, int(limit) - used)
+    cached = int(told.get("inactive_file", 0))  # files, which the kernel drops when it must
+    return None if limit == "max" else max(0, int(limit) - used + cached)
