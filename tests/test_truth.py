@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from zoo import X_SHAPE, Case, images, noisy, room, side
 from ppl_vae import schedules
 from ppl_vae.data.images import Images
 from ppl_vae.errors import UsageError
+from ppl_vae.memory import rows_within
 from ppl_vae.settings import ObjectiveSettings, TrainingSettings
 
 DEVIATIONS = 5  # of an estimate from its truth, in standard errors of the estimate
@@ -83,6 +85,43 @@ def test_blocks_change_nothing_but_memory(ppl: str) -> None:
         found = np.asarray(room(ppl).log_weights(*wide, x[:40], 3, block=block))
         few = np.asarray(room(ppl).log_weights(*wide, x[:40], 3))
         np.testing.assert_allclose(found, few, rtol=1e-12)
+
+
+@pytest.mark.usefixtures("double")
+def test_rows_are_those_that_free_memory_holds(ppl: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With next to nothing free fewer rows pass at once, and the weights are what they were."""
+    pair, x = LINEAR.programs(ppl, 2.0), LINEAR.x
+    expected = np.asarray(room(ppl).log_weights(*pair, x, 12))
+    inference = import_module(f"ppl_vae.{ppl}.inference")
+    chosen = []
+
+    def spied(free: int, bytes_a_row: float, most: int) -> int:
+        chosen.append(rows_within(free, bytes_a_row, most))
+        return chosen[-1]
+
+    monkeypatch.setattr(inference, "rows_within", spied)
+    for free in (None, 4096):
+        monkeypatch.setattr(f"ppl_vae.{ppl}.memory.host_free", lambda free=free: free)
+        found = np.asarray(room(ppl).log_weights(*pair, x, 12))
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+    unbound, bound = chosen
+    assert 1 <= bound < 60 <= unbound
+
+
+def test_memory_of_a_pass_is_counted() -> None:
+    """Of two layers without a slope: hidden and output stand at once, 4 bytes a number."""
+    import torch
+
+    from ppl_vae.pyro.memory import slope
+
+    first, second = torch.nn.Linear(10, 500), torch.nn.Linear(500, 300)
+
+    @torch.no_grad()
+    def run(rows: int) -> None:
+        hidden = first(torch.zeros(rows, 10))
+        second(hidden)
+
+    assert slope(run) == 4 * (500 + 300)
 
 
 def test_nothing_is_held_between_blocks() -> None:
