@@ -156,7 +156,7 @@ class _Passes:
         if chosen or not len(self.data):
             return
         stored = self.data.values[: self.size]
-        used = needed(self._program(stored, 0, 0))
+        used = needed(self.program(stored, 0, 0))
         here = free(next(iter(self.data.values.devices())))
         fits = rows_within(here, used / (self.size * self.at_once), rows)
         if fits < self.size * self.at_once:
@@ -169,7 +169,7 @@ class _Passes:
 
     def __call__(self, stored: Array, start: int, done: int) -> Array:
         """(at_once, images): samples from `done` on of the stored images from `start` on."""
-        found: Array = self._program(stored, start, done)(*self._arguments(stored, start, done))
+        found: Array = self.program(stored, start, done)(*self._arguments(stored, start, done))
         return found
 
     def _arguments(self, stored: Array, start: int, done: int) -> tuple[Any, ...]:
@@ -179,7 +179,8 @@ class _Passes:
         alike = everywhere(self.mesh)
         return tuple(jax.tree.map(lambda leaf: put(leaf, alike), part) for part in given)
 
-    def _program(self, stored: Array, start: int, done: int) -> Any:
+    def program(self, stored: Array, start: int, done: int) -> Any:
+        """Compiled for such a pass."""
         name = (stored.shape, self.at_once)
         if name not in self._compiled:
             given = self._arguments(stored, start, done)
