@@ -192,6 +192,25 @@ def test_importance_weighted_objective(ppl: str) -> None:
     assert abs(found[1] + LINEAR.gap(widen)) < DEVIATIONS * error
 
 
+def test_an_image_is_encoded_once_for_all_its_draws(
+    ppl: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """L_3's loss is that of terms whose images were repeated before they were encoded."""
+    model, guide = Case(ppl, "vae", "mean-field").build()
+    x, k, seen, encode = images(), 3, [], type(guide).encode
+
+    def watched(guide: Any, given: Any) -> Any:
+        seen.append(len(given))
+        return encode(guide, given)
+
+    monkeypatch.setattr(type(guide), "encode", watched)
+    found = side(ppl).loss(model, guide, x, num_samples=k)
+    assert set(seen) == {len(x)}
+    likelihood, kl = side(ppl).terms(model, guide, np.repeat(x, k, axis=0), analytic=False)
+    log_w = (likelihood["x"] - kl["z1"]).reshape(-1, k)
+    np.testing.assert_allclose(found, np.log(k) - logsumexp(log_w, axis=1).mean(), rtol=1e-5)
+
+
 @pytest.mark.usefixtures("double")
 def test_guides_from_the_data_up_get_sampled_divergences(ppl: str) -> None:
     """With the exact posterior each draw's bound is log p(x); a closed form by site is not."""
