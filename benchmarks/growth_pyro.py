@@ -17,7 +17,8 @@ from benchmarks.growth import OBJECTIVE, TRAINING, Size
 from guides.pyro import VeryDeepGuide
 from models.pyro import VeryDeepVAE
 from ppl_vae.data import Images
-from ppl_vae.pyro import stream_log_weights
+from ppl_vae.pyro.asking import asked
+from ppl_vae.pyro.inference import _weights
 from ppl_vae.pyro.memory import Watermark
 from ppl_vae.pyro.training import PyroTrainer
 
@@ -40,11 +41,11 @@ def training(size: Size, data: Images, decoder: str) -> Made:
 
 def evaluation(size: Size, data: Images, decoder: str) -> Made:
     """(a turn of log weights of the images, its operations and bytes)."""
-    model, guide = _pair(size, decoder)
-    rows = size.batch * size.samples
+    model, guide = (part.requires_grad_(False) for part in _pair(size, decoder))  # to be counted
 
     def turn(number: int) -> None:
-        list(stream_log_weights(model, guide, data, size.samples, seed=number, block=rows))
+        with asked(model, guide, data, None, number, "running") as images:
+            _weights(model, guide, images.batch(slice(None)), size.samples)
 
     return turn, _counted(lambda: turn(0))
 
