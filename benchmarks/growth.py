@@ -57,7 +57,7 @@ class Size:
     samples: int = 0
 
 
-AXES = {
+AXES: dict[str, tuple[str, tuple[int, ...], Size]] = {
     "depth": ("groups", (3, 6, 12), Size()),
     "batch": ("batch", (8, 32, 128), Size()),
     "side": ("side", (8, 16, 32), Size()),

@@ -147,8 +147,8 @@ class _Passes:
         def run(at_once: int, *given: Any) -> Array:
             return weigher(model, guide, self.data, at_once, mesh, *given)
 
-        shardings = {} if mesh is None else {"out_shardings": everywhere(mesh)}
-        self._run = jax.jit(run, static_argnums=0, **shardings)
+        shardings: dict[str, Any] = {} if mesh is None else {"out_shardings": everywhere(mesh)}
+        self._run = jax.jit(run, static_argnums=(0,), **shardings)
 
     def fit(self, rows: int, chosen: bool) -> None:
         """Passes of `rows` at most; unless they were `chosen`, of no more than memory holds."""

@@ -152,18 +152,16 @@ def _plan(
     if whole:
         return Plan(1, size, False)
     if batch_norm == "batch" and batch_norms(model, guide):
-        rows = block or ROWS
-        return Plan(max(1, rows // size), rows, False)
+        return Plan(max(1, (block or ROWS) // size), block or ROWS, False)
     with torch.random.fork_rng():
         image = data.batch(slice(0, 1))
-        latents = traces(model, guide, image)[0].nodes.values()
-        noise = max((s["value"].numel() for s in latents if s["type"] == "sample"), default=1)
-        at_once = min(num_samples, max(1, min(ROWS, NOISE // noise) // size))
-        rows = block
-        if rows is None:
-            used = slope(lambda n: _weights(model, guide, repeated(image, n, 1), 1))
-            rows = rows_within(free(data.device), used, at_once * size)
-    return Plan(at_once, rows, True)
+        sites = traces(model, guide, image)[1].nodes.values()
+        noise = max((s["value"].numel() for s in sites if s["type"] == "sample"), default=1)
+        at_once = min(num_samples, max(1, min(ROWS, NOISE // max(1, noise)) // size))
+        if block is not None:
+            return Plan(at_once, block, True)
+        used = slope(lambda n: _weights(model, guide, repeated(image, n, 1), 1))
+    return Plan(at_once, rows_within(free(data.device), used, at_once * size), True)
 
 
 def _random(device: torch.device) -> list[Tensor]:
