@@ -92,14 +92,14 @@ def test_rows_are_those_that_free_memory_holds(ppl: str, monkeypatch: pytest.Mon
     """With next to nothing free fewer rows pass at once, and the weights are what they were."""
     pair, x = LINEAR.programs(ppl, 2.0), LINEAR.x
     expected = np.asarray(room(ppl).log_weights(*pair, x, 12))
-    inference = import_module(f"ppl_vae.{ppl}.inference")
+    weighing = import_module(f"ppl_vae.{ppl}.weighing")
     chosen = []
 
     def spied(free: int, bytes_a_row: float, most: int) -> int:
         chosen.append(rows_within(free, bytes_a_row, most))
         return chosen[-1]
 
-    monkeypatch.setattr(inference, "rows_within", spied)
+    monkeypatch.setattr(weighing, "rows_within", spied)
     for free in (None, 4096):
         monkeypatch.setattr(f"ppl_vae.{ppl}.memory.host_free", lambda free=free: free)
         found = np.asarray(room(ppl).log_weights(*pair, x, 12))
