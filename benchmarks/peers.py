@@ -32,6 +32,7 @@ from benchmarks.timing import interleaved, ratio
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results" / "peers.json"
+FIGURE = ROOT / "docs" / "figures" / "peers.png"
 WANTED = ("pythae==0.1.2",)
 SIDES = {
     "pythae": "benchmarks.peers_pythae",
@@ -53,6 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.out is not None:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(report, indent=2) + "\n")
+    if options.figure is not None:
+        from benchmarks.pictures import peers
+
+        print(peers(report["rows"], options.figure))
     return 0 if all(row["apart"] <= TOLERANCE for row in report["losses"]) else 1
 
 
@@ -66,12 +71,13 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="2 turns of 2 steps, smaller nets")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=f"JSON (results/{RESULTS.name} unless --quick)")
+    parser.add_argument("--figure", type=Path, help=f"PNG (figures/{FIGURE.name} unless --quick)")
     options = parser.parse_args(arguments)
     options.peer = options.peer or list(HERE if options.quick else SIDES)
     options.repeats = options.repeats or (2 if options.quick else 30)
     options.steps = options.steps or (2 if options.quick else 40)
-    if options.out is None and not options.quick:
-        options.out = RESULTS
+    if not options.quick and not options.here:
+        options.out, options.figure = options.out or RESULTS, options.figure or FIGURE
     return options
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.ticker import EngFormatter
 
 from evaluation._canvas import BLUE, GREY, ORANGE, drawing, save
 
@@ -75,6 +76,9 @@ def growth(axes: Mapping[str, Mapping[str, Any]], path: str | Path) -> Path:
                     ax.loglog(sizes, [p[count] for p in points], "o-", color=colour, ms=3,
                               label=label)  # fmt: skip
                 ax.set_xticks(sizes, [str(size) for size in sizes])
+                ends = [p[count] for ppl in COLOURS for p in told[ppl]["points"]]
+                ax.set_yticks([min(ends), max(ends)])
+                ax.yaxis.set_major_formatter(EngFormatter(places=1, sep=" "))
                 ax.minorticks_off()
                 ax.legend(fontsize=6)
                 if not column:
