@@ -19,8 +19,11 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def describe() -> dict[str, object]:
+def describe(*packages: str) -> dict[str, object]:
     """Processor, cores, how many others kept busy this minute, system, Python, versions.
+
+    Args:
+        packages: others whose versions are told.
 
     >>> sorted(describe())
     ['busy_cores', 'cores', 'processor', 'python', 'system', 'versions']
@@ -31,7 +34,7 @@ def describe() -> dict[str, object]:
         "busy_cores": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": {name: _version(name) for name in (*PACKAGES, *packages)},
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,19 @@ import numpy as np
 import pytest
 from zoo import noisy
 
-from benchmarks import machine, overhead, sampling, speed
+from benchmarks import (
+    growth,
+    growth_pyro,
+    machine,
+    overhead,
+    peers,
+    pyro_numpyro,
+    sampling,
+    speed,
+)
 from benchmarks.problem import TOYS, grey_images
 from benchmarks.timing import interleaved, ratio
+from ppl_vae.data import Images
 
 # XLA takes half a minute for NVAE, both sides: the benchmark itself refuses unequal losses. Very
 # Deep VAE's bound alone is below.
@@ -101,6 +112,58 @@ def test_kept_activations_draw_the_same_pixels_for_one_pass(ppl: str, tmp_path: 
     operations = row["operations"]
     assert operations["whole passes"] == 36 * operations["one pass"]
     assert operations["cached"] <= operations["one pass"]
+
+
+def test_a_peer_has_the_zoo_s_loss_at_its_weights(tmp_path: Path) -> None:
+    """Pyro's tutorial VAE under stock SVI: the same nets and noise, so the same bound."""
+    out = tmp_path / "peers.json"
+    argv = ["--quick", "--peer", "pyro", "--repeats", "1", "--steps", "1", "--out", str(out)]
+    assert peers.main(argv) == 0
+    report = json.loads(out.read_text())
+    assert [row["measured"] for row in report["rows"]] == [
+        "an epoch as it comes", "ready batches, no validation",
+    ]  # fmt: skip
+    assert all(row["ratio"] > 0 for row in report["rows"])
+    (loss,) = report["losses"]
+    assert loss["apart"] < 1e-6
+    assert loss["theirs"] > 0  # nats: what is printed is a loss
+
+
+def test_numpyro_is_ahead_once_it_has_won_back_what_it_compiled_for() -> None:
+    def told(compiling: float, step: float) -> dict[str, dict[str, float]]:
+        return {
+            "first": {"pyro": 1.0, "numpyro": 1.0 + compiling},
+            "seconds": {"pyro": 0.5, "numpyro": step},
+        }
+
+    # Sixty seconds behind, thirty won back an epoch of a hundred steps.
+    assert pyro_numpyro.crossover(told(60.0, 0.2), per_epoch=100) == pytest.approx(2.0)
+    assert pyro_numpyro.crossover(told(60.0, 0.5), per_epoch=100) is None
+    assert pyro_numpyro.crossover(told(-1.0, 0.5), per_epoch=100) == 0.0
+
+
+def test_slopes_are_powers() -> None:
+    """Of times that grow as the square, with turns that are all slow by a factor of their own."""
+    sizes, slowness = [2, 4, 8], np.random.default_rng(0).lognormal(0, 0.1, (3, 15))
+    times = [size**2 * row for size, row in zip(sizes, slowness, strict=True)]
+    value, low, high = growth.slope(sizes, times)
+    assert low < 2 < high
+    assert low < value < high < low + 0.5
+    assert growth.slope(sizes, [np.full(5, 3.0 * size) for size in sizes]) == [1.0, 1.0, 1.0]
+
+
+def test_twice_the_batch_is_twice_the_operations() -> None:
+    counted = {}
+    for batch in (2, 4):
+        size = growth.Size(groups=3, batch=batch, side=4)
+        data = Images(np.zeros((batch, 1, 4, 4), np.uint8), binarization="static")
+        for what in (growth_pyro.training, growth_pyro.evaluation):
+            sized = size if what is growth_pyro.training else replace(size, samples=2)
+            turn, found = what(sized, data, growth.decoder(sized))
+            turn(1)
+            counted[what, batch] = found["operations"]
+    for what in (growth_pyro.training, growth_pyro.evaluation):
+        assert counted[what, 4] == 2 * counted[what, 2] > 0
 
 
 def test_contestants_take_turns() -> None:

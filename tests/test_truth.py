@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from zoo import X_SHAPE, Case, images, noisy, room, side
 from ppl_vae import schedules
 from ppl_vae.data.images import Images
 from ppl_vae.errors import UsageError
+from ppl_vae.memory import rows_within
 from ppl_vae.settings import ObjectiveSettings, TrainingSettings
 
 DEVIATIONS = 5  # of an estimate from its truth, in standard errors of the estimate
@@ -67,19 +69,59 @@ def test_the_bound_rises_to_the_evidence(ppl: str) -> None:
 
 @pytest.mark.usefixtures("double")
 def test_blocks_change_nothing_but_memory(ppl: str) -> None:
-    """However many images and samples go at once, every image is there once, in order."""
-    exact = LINEAR.programs(ppl)
-    x = np.concatenate([LINEAR.x] * 45)  # more than the hundred that go at once
-    for block in (None, 7):
-        blocks = list(room(ppl).stream_log_weights(*exact, x, 3, block=block))
-        assert {len(part) for part in blocks} == {3}
-        assert len(blocks) == {None: 3, 7: 33}[block]
-        found = np.concatenate(blocks, axis=1)
-        np.testing.assert_allclose(found, np.tile(LINEAR.log_evidence, (3, 45)), atol=1e-9)
-    whole = np.asarray(room(ppl).log_weights(*LINEAR.programs(ppl, 2.0), x, 3))
-    stream = room(ppl).stream_log_weights(*LINEAR.programs(ppl, 2.0), x, 3)
-    np.testing.assert_array_equal(np.concatenate(list(stream), axis=1), whole)
+    """Every image is there once, in order; however few rows pass at once, the draws are the same.
+
+    Of 225 images, more than the hundred that go at once: in all, by 7 images, by 1 of a sample.
+    """
+    x = np.concatenate([LINEAR.x] * 45)
+    exact = np.asarray(room(ppl).log_weights(*LINEAR.programs(ppl), x, 3, block=7))
+    np.testing.assert_allclose(exact, np.tile(LINEAR.log_evidence, (3, 45)), atol=1e-9)
+    wide = LINEAR.programs(ppl, 2.0)
+    blocks = list(room(ppl).stream_log_weights(*wide, x, 3))
+    assert [part.shape for part in blocks] == [(3, 100), (3, 100), (3, 25)]
+    whole = np.concatenate(blocks, axis=1)
     assert len(np.unique(whole)) == whole.size  # no draw is used twice
+    for block in (21, 2):
+        found = np.asarray(room(ppl).log_weights(*wide, x[:40], 3, block=block))
+        few = np.asarray(room(ppl).log_weights(*wide, x[:40], 3))
+        np.testing.assert_allclose(found, few, rtol=1e-12)
+
+
+@pytest.mark.usefixtures("double")
+def test_rows_are_those_that_free_memory_holds(ppl: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With next to nothing free fewer rows pass at once, and the weights are what they were."""
+    pair, x = LINEAR.programs(ppl, 2.0), LINEAR.x
+    expected = np.asarray(room(ppl).log_weights(*pair, x, 12))
+    weighing = import_module(f"ppl_vae.{ppl}.weighing")
+    chosen = []
+
+    def spied(free: int, bytes_a_row: float, most: int) -> int:
+        chosen.append(rows_within(free, bytes_a_row, most))
+        return chosen[-1]
+
+    monkeypatch.setattr(weighing, "rows_within", spied)
+    for free in (None, 4096):
+        monkeypatch.setattr(f"ppl_vae.{ppl}.memory.host_free", lambda free=free: free)
+        found = np.asarray(room(ppl).log_weights(*pair, x, 12))
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+    unbound, bound = chosen
+    assert 1 <= bound < 60 <= unbound
+
+
+def test_memory_of_a_pass_is_counted() -> None:
+    """Of two layers without a slope: hidden and output stand at once, 4 bytes a number."""
+    import torch
+
+    from ppl_vae.pyro.memory import slope
+
+    first, second = torch.nn.Linear(10, 500), torch.nn.Linear(500, 300)
+
+    @torch.no_grad()
+    def run(rows: int) -> None:
+        hidden = first(torch.zeros(rows, 10))
+        second(hidden)
+
+    assert slope(run) == 4 * (500 + 300)
 
 
 def test_nothing_is_held_between_blocks() -> None:
@@ -148,6 +190,25 @@ def test_importance_weighted_objective(ppl: str) -> None:
     assert found[1] < found[2] < found[8] < 0
     error = np.sqrt(0.5 * LINEAR.num_latents) * (widen**2 - 1) / np.sqrt(5 * copies)
     assert abs(found[1] + LINEAR.gap(widen)) < DEVIATIONS * error
+
+
+def test_an_image_is_encoded_once_for_all_its_draws(
+    ppl: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """L_3's loss is that of terms whose images were repeated before they were encoded."""
+    model, guide = Case(ppl, "vae", "mean-field").build()
+    x, k, seen, encode = images(), 3, [], type(guide).encode
+
+    def watched(guide: Any, given: Any) -> Any:
+        seen.append(len(given))
+        return encode(guide, given)
+
+    monkeypatch.setattr(type(guide), "encode", watched)
+    found = side(ppl).loss(model, guide, x, num_samples=k)
+    assert set(seen) == {len(x)}
+    likelihood, kl = side(ppl).terms(model, guide, np.repeat(x, k, axis=0), analytic=False)
+    log_w = (likelihood["x"] - kl["z1"]).reshape(-1, k)
+    np.testing.assert_allclose(found, np.log(k) - logsumexp(log_w, axis=1).mean(), rtol=1e-5)
 
 
 @pytest.mark.usefixtures("double")

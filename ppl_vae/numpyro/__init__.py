@@ -13,12 +13,7 @@ from ppl_vae.numpyro.densities import check_moves
 from ppl_vae.numpyro.distributions import CategoricalLevels, DiscretizedLogistic
 from ppl_vae.numpyro.guide import Guide, Site, data_shape, latent_sites
 from ppl_vae.numpyro.hidden import infer_missing, known_log_weights, known_only
-from ppl_vae.numpyro.inference import (
-    log_weights,
-    posterior_moments,
-    site_terms,
-    stream_log_weights,
-)
+from ppl_vae.numpyro.inference import posterior_moments, site_terms
 from ppl_vae.numpyro.information import cross_log_prob, latent_free_log_prob, unit_kl
 from ppl_vae.numpyro.inpainting import complete
 from ppl_vae.numpyro.likelihoods import Likelihood
@@ -36,6 +31,7 @@ from ppl_vae.numpyro.replay import (
 from ppl_vae.numpyro.sampling import posterior_sample, reconstruct, sample, temperature
 from ppl_vae.numpyro.training import fit
 from ppl_vae.numpyro.walking import interpolate, posterior_means, redraw, traverse
+from ppl_vae.numpyro.weighing import log_weights, stream_log_weights
 from ppl_vae.numpyro.weights import load_state, state
 
 __all__ = [

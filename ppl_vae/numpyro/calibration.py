@@ -17,9 +17,9 @@ from ppl_vae.numpyro.asking import asked, running
 from ppl_vae.numpyro.bind import bind
 from ppl_vae.numpyro.densities import repeated
 from ppl_vae.numpyro.guide import Guide
-from ppl_vae.numpyro.inference import ROWS
 from ppl_vae.numpyro.objective import traces
 from ppl_vae.numpyro.replay import IMAGES, at, densities, simulate
+from ppl_vae.numpyro.weighing import ROWS
 from ppl_vae.ranking import ROUNDING, Counts, check_counts, flat, ranks
 
 

@@ -82,7 +82,8 @@ class Guide(nnx.Module):
     def __call__(self, x: Any = None, *args: Any, features: Any = None, **kwargs: Any) -> Any:
         """Latent values {site: (n, …)} drawn from the posterior of images `x`.
 
-        `features`: what `encode(x)` gave, where it is known already.
+        `features`: what `encode(x)` gave, where it is known already, or a function of the guide
+        that gives it.
         """
         sites = self.answer(x, *args, features=features, **kwargs)
         return {name: site["value"] for name, site in sites.items() if name in self.sites}
@@ -90,7 +91,8 @@ class Guide(nnx.Module):
     def answer(self, x: Any = None, *args: Any, features: Any = None, **kwargs: Any) -> Any:
         """One pass: the model's sites and plates, a latent's `fn` its posterior, `prior` beside."""
         with bind(self.name, self) as guide:
-            known = guide.encode(x) if features is None else features
+            known = features(guide) if callable(features) else features
+            known = guide.encode(x) if known is None else known
             answer = Answer(guide, known)
             with answer:
                 self.model(x, *args, **kwargs)

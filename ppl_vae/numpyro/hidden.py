@@ -36,8 +36,8 @@ from ppl_vae.numpyro.bind import fresh
 from ppl_vae.numpyro.data import DeviceImages
 from ppl_vae.numpyro.densities import repeated
 from ppl_vae.numpyro.distributions import unwrapped
-from ppl_vae.numpyro.inference import ROWS
 from ppl_vae.numpyro.replay import at, densities
+from ppl_vae.numpyro.weighing import ROWS
 
 ROUNDS = 10  # of filling in before the chain begins
 

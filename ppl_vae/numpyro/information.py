@@ -24,9 +24,9 @@ from ppl_vae.numpyro.bind import bind
 from ppl_vae.numpyro.densities import repeated
 from ppl_vae.numpyro.distributions import unwrapped
 from ppl_vae.numpyro.guide import Guide
-from ppl_vae.numpyro.inference import ROWS
 from ppl_vae.numpyro.objective import Objective, per_datum, traces
 from ppl_vae.numpyro.walking import _refuse_fixed, choose
+from ppl_vae.numpyro.weighing import ROWS
 
 
 def unit_kl(

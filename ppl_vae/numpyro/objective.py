@@ -182,6 +182,10 @@ class Objective(TraceMeanField_ELBO):
         weight = self.kl_weight if kl_weight is None else kl_weight
         k = self.settings.num_samples
         many = x if k == 1 else jnp.repeat(x, k, axis=0)
+        if k > 1 and isinstance(guide, Guide):  # each image is encoded once
+            kwargs["features"] = lambda guide: jax.tree.map(
+                lambda t: _each(t, k, len(x)), guide.encode(x)
+            )
         if not self.settings.importance_weighted:
             terms = self.terms(model, guide, many, *args, **kwargs)
             means = terms.means(self.num_data)
@@ -264,6 +268,13 @@ def per_datum(value: Any, site: Any, n: int, trace: Any) -> Any:
         leading = value.ndim and value.shape[0] == n
         return value.reshape(n, -1).sum(-1) if leading else value.sum()
     return jnp.moveaxis(value, dims[0], 0).reshape(n, -1).sum(-1)
+
+
+def _each(t: Any, k: int, n: int) -> Any:
+    """An array of n rows with each of them `k` times in a row; anything else as it is."""
+    if not hasattr(t, "ndim") or not t.ndim or len(t) != n:
+        return t
+    return jnp.repeat(t, k, axis=0)
 
 
 def _divergence(guide_site: Any, site: Any, analytic: bool) -> Any:

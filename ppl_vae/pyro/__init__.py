@@ -12,12 +12,7 @@ from ppl_vae.pyro.densities import check_moves
 from ppl_vae.pyro.distributions import CategoricalLevels, DiscretizedLogistic
 from ppl_vae.pyro.guide import Guide, Site, data_shape, latent_sites
 from ppl_vae.pyro.hidden import infer_missing, known_log_weights, known_only
-from ppl_vae.pyro.inference import (
-    log_weights,
-    posterior_moments,
-    site_terms,
-    stream_log_weights,
-)
+from ppl_vae.pyro.inference import posterior_moments, site_terms
 from ppl_vae.pyro.information import cross_log_prob, latent_free_log_prob, unit_kl
 from ppl_vae.pyro.inpainting import complete
 from ppl_vae.pyro.likelihoods import Likelihood
@@ -35,6 +30,7 @@ from ppl_vae.pyro.replay import (
 from ppl_vae.pyro.sampling import posterior_sample, reconstruct, sample, temperature
 from ppl_vae.pyro.training import fit
 from ppl_vae.pyro.walking import interpolate, posterior_means, redraw, traverse
+from ppl_vae.pyro.weighing import log_weights, stream_log_weights
 from ppl_vae.pyro.weights import load_state, state
 
 __all__ = [

@@ -15,9 +15,9 @@ from torch.utils import _pytree as pytree
 from ppl_vae.pyro.asking import asked, keeps_order
 from ppl_vae.pyro.densities import repeated
 from ppl_vae.pyro.guide import Guide
-from ppl_vae.pyro.inference import ROWS
 from ppl_vae.pyro.objective import traces
 from ppl_vae.pyro.replay import IMAGES, at, densities, simulate
+from ppl_vae.pyro.weighing import ROWS
 from ppl_vae.ranking import ROUNDING, Counts, check_counts, flat, ranks
 
 

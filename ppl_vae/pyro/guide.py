@@ -80,13 +80,15 @@ class Guide(GuideMessenger, nn.Module):
     def __call__(self, x: Any = None, *args: Any, features: Any = None, **kwargs: Any) -> Any:
         """Latent values {site: (n, …)} drawn from the posterior of images `x`.
 
-        `features`: what `encode(x)` gave, where it is known already.
+        `features`: what `encode(x)` gave, where it is known already, or a function of the guide
+        that gives it.
         """
         # An observed site belongs to the model alone: a tracing handler around the guide must
         # not count it. Under an outer plate it has to be seen all the same, to be checked.
         self._hides_observed = not get_plates()
         with bind(self.name, self):
-            self._features = self.encode(x) if features is None else features
+            known = features(self) if callable(features) else features
+            self._features = self.encode(x) if known is None else known
             try:
                 values = super().__call__(x, *args, **kwargs)
             finally:

@@ -35,8 +35,8 @@ from ppl_vae.pyro.asking import asked
 from ppl_vae.pyro.data import DeviceImages
 from ppl_vae.pyro.densities import given, repeated
 from ppl_vae.pyro.distributions import unwrapped
-from ppl_vae.pyro.inference import ROWS
 from ppl_vae.pyro.replay import at, densities
+from ppl_vae.pyro.weighing import ROWS
 
 ROUNDS = 10  # of filling in before the chain begins
 

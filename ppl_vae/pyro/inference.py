@@ -1,166 +1,21 @@
-"""What a trained pair knows of images: importance weights, terms by site, posterior moments."""
+"""What a trained pair knows of images: the bound's terms by site, posterior moments."""
 
 from __future__ import annotations
 
-__all__ = ["log_weights", "moments_of", "posterior_moments", "site_terms", "stream_log_weights"]
+__all__ = ["moments_of", "posterior_moments", "site_terms"]
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from ppl_vae.errors import UsageError
-from ppl_vae.pyro import ranks
 from ppl_vae.pyro.asking import asked, keeps_order
-from ppl_vae.pyro.data import DeviceImages
-from ppl_vae.pyro.densities import repeated
 from ppl_vae.pyro.distributions import unwrapped
-from ppl_vae.pyro.guide import Guide
 from ppl_vae.pyro.objective import Objective, traces
-from ppl_vae.pyro.sharing import Share, whole
 
-ROWS = 8192  # images times samples that pass through the nets at once, unless `model.rows` says
 BLOCK = 1000  # images of one draw each, at most as many
 DRAWS = 32  # of a posterior whose moments have no closed form
-HELD = 1_000_000  # weights that a block of images has at most: memory is flat in samples too
-
-
-def log_weights(
-    model: Any,
-    guide: Any,
-    x: Any,
-    num_samples: int,
-    *,
-    params: dict[str, Any] | None = None,
-    seed: int = 0,
-    batch_norm: str = "running",
-    block: int | None = None,
-    spread: bool = False,
-) -> Tensor:
-    """Log importance weights log p(x, z) - log q(z | x) of draws from the guide.
-
-    Takes any Pyro model and guide whose data plate is sized by len(x): rows of `x` are repeated
-    and the pair is called with that longer batch, in blocks, so programs see no further axes.
-
-    Args:
-        x: images (n, c, h, w) in the likelihood's range, or `ppl_vae.data.Images`.
-        num_samples: K.
-        params: what `fit` learned for plain functions.
-        seed: of the draws.
-        batch_norm: see `ppl_vae.pyro.asking`.
-        block: images times samples that pass through the nets at once.
-        spread: share the images among torchrun's processes, all of which have to call; each then
-            has the weights of all images, those of one process to rounding.
-
-    Returns:
-        (num_samples, images), nats, on the CPU.
-
-    Raises:
-        UsageError: K below 1, or a latent shared between images.
-    """
-    blocks = stream_log_weights(
-        model,
-        guide,
-        x,
-        num_samples,
-        params=params,
-        seed=seed,
-        batch_norm=batch_norm,
-        block=block,
-        spread=spread,
-    )
-    return torch.as_tensor(np.concatenate(list(blocks), axis=1))
-
-
-def stream_log_weights(
-    model: Any,
-    guide: Any,
-    x: Any,
-    num_samples: int,
-    *,
-    params: dict[str, Any] | None = None,
-    seed: int = 0,
-    batch_norm: str = "running",
-    block: int | None = None,
-    spread: bool = False,
-) -> Iterator[np.ndarray]:
-    """`log_weights` a block of images at a time: arrays (num_samples, images of the block)."""
-    if num_samples < 1:
-        raise UsageError(f"num_samples: expected at least 1, came {num_samples}")
-    rows = block or int(getattr(model, "rows", ROWS))
-    count = len(x)
-    size = max(1, min(count, 100, rows, HELD // num_samples))
-    at_once = max(1, rows // size)
-    if keeps_order(guide):  # neither split nor repeated
-        size, at_once = count, 1
-    # A batch's own statistics are of the whole of it, and so is an automatic guide.
-    shared = spread and ranks.count() > 1 and batch_norm != "batch" and not keeps_order(guide)
-    weights = _shared_weights if shared else _block_weights
-    noise: list[Tensor] = []  # where the random stream stands between blocks
-    for start in range(0, count, size):
-        # Nothing global is held while the caller has the block: `asked` ends before it is given.
-        with asked(model, guide, x, params, seed, batch_norm) as data:
-            _set_random(noise)
-            places = slice(start, min(start + size, count))
-            repeats = [min(at_once, num_samples - done) for done in range(0, num_samples, at_once)]
-            found = weights(model, guide, data, places, repeats)
-            noise = _random(data.device)
-        yield found.cpu().numpy()
-
-
-def _random(device: torch.device) -> list[Tensor]:
-    """State of the random streams that draws on `device` come from."""
-    cuda = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
-    return [torch.get_rng_state(), *cuda]
-
-
-def _set_random(states: list[Tensor]) -> None:
-    for state, put in zip(states, (torch.set_rng_state, torch.cuda.set_rng_state), strict=False):
-        put(state)
-
-
-def _block_weights(
-    model: Any, guide: Any, data: DeviceImages, places: slice, repeats: list[int]
-) -> Tensor:
-    """(sum of repeats, images at `places`) log weights."""
-    images = data.batch(places)
-    return torch.cat([_weights(model, guide, images, many) for many in repeats])
-
-
-def _shared_weights(
-    model: Any, guide: Any, data: DeviceImages, places: slice, repeats: list[int]
-) -> Tensor:
-    """The same, each process computing those of its images."""
-    share = Share(places.stop - places.start)
-    with share.own().drawing():
-        images = data.batch(share.of(places))
-    parts = []
-    for many in repeats:
-        with share.own(repeats=many):
-            parts.append(_weights(model, guide, images, many))
-    with share(), ranks.together():
-        return whole(torch.cat(parts).T.contiguous()).T
-
-
-def _weights(model: Any, guide: Any, x: Tensor, repeats: int) -> Tensor:
-    """(repeats, n) log weights."""
-    n = len(x)
-    kwargs = {}
-    if isinstance(guide, Guide):  # the image is encoded once, whatever the number of samples
-        features = guide.encode(x)
-        kwargs["features"] = pytree.tree_map(lambda t: repeated(t, repeats, n), features)
-    many = repeated(x, repeats, n)
-    terms = Objective().terms(model, guide, many, analytic=False, **kwargs)
-    shared = [name for name, part in terms.kl.items() if part.dim() == 0]
-    if shared:
-        raise UsageError(
-            f"log_weights: site {shared[0]} is shared between images, so there is no weight for "
-            "each image: put it into the data plate, or condition the model on its value"
-        )
-    return terms.log_weight().unflatten(0, (repeats, n))
 
 
 def site_terms(

@@ -24,9 +24,9 @@ from ppl_vae.pyro.asking import asked, keeps_order
 from ppl_vae.pyro.densities import repeated
 from ppl_vae.pyro.distributions import unwrapped
 from ppl_vae.pyro.guide import Guide
-from ppl_vae.pyro.inference import ROWS
 from ppl_vae.pyro.objective import Objective, per_datum, traces
 from ppl_vae.pyro.walking import _refuse_fixed, choose
+from ppl_vae.pyro.weighing import ROWS
 
 
 def unit_kl(

@@ -25,10 +25,12 @@ from pyro.poutine.guide import GuideMessenger
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 from torch.distributions import kl_divergence
+from torch.utils import _pytree as pytree
 
 from ppl_vae.architecture import check_cover
 from ppl_vae.errors import UsageError
 from ppl_vae.pyro.distributions import unwrapped
+from ppl_vae.pyro.guide import Guide
 from ppl_vae.settings import ObjectiveSettings
 
 
@@ -180,6 +182,10 @@ class Objective(TraceMeanField_ELBO):
         """The loss under the present `kl_weight`, and the means that it was made of."""
         k = self.settings.num_samples
         many = x if k == 1 else x.repeat_interleave(k, 0)
+        if k > 1 and isinstance(guide, Guide):  # each image is encoded once
+            kwargs["features"] = lambda guide: pytree.tree_map(
+                lambda t: _each(t, k, len(x)), guide.encode(x)
+            )
         if not self.settings.importance_weighted:
             terms = self.terms(model, guide, many, *args, **kwargs)
             means = self.means(terms)
@@ -257,6 +263,13 @@ def _divergence(posterior: Any, site: Any, analytic: bool) -> Any:
         except NotImplementedError:
             pass
     return posterior.log_prob(site["value"]) - site["fn"].log_prob(site["value"])
+
+
+def _each(t: Any, k: int, n: int) -> Any:
+    """A tensor of n rows with each of them `k` times in a row; anything else as it is."""
+    if not isinstance(t, Tensor) or not t.dim() or len(t) != n:
+        return t
+    return t.repeat_interleave(k, 0)
 
 
 def _is_penalty(site: Any) -> bool:

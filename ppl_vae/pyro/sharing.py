@@ -109,12 +109,22 @@ class Own(Messenger):
         rows: this process's of the batch.
         total: rows of the batch.
         repeats: how many such batches, one after the other.
+        some: slice of those batches that are computed at present; None takes all.
+        strict: refuse draws that cannot be shared out; else they are made as they come.
     """
 
-    def __init__(self, rows: slice, total: int, repeats: int = 1) -> None:
+    def __init__(
+        self,
+        rows: slice,
+        total: int,
+        repeats: int = 1,
+        some: slice | None = None,
+        strict: bool = True,
+    ) -> None:
         super().__init__()
         self.rows, self.total, self.repeats = rows, total, repeats
-        self.count = repeats * (rows.stop - rows.start)
+        self.some, self.strict = some or slice(0, repeats), strict
+        self.count = (self.some.stop - self.some.start) * (rows.stop - rows.start)
 
     def drawing(self) -> TorchFunctionMode:
         """Context in which torch draws rows of the whole batch and gives this process's."""
@@ -134,6 +144,8 @@ class Own(Messenger):
         if not dims:
             return bool(len(batch)) and batch[0] == self.count
         if -dims[0] != len(batch):
+            if not self.strict:
+                return False
             raise UsageError(
                 f"site {msg['name']}: expected the data's plate outermost where processes share a "
                 f"batch, came a batch shape of {tuple(batch)}: train in one process"
@@ -152,7 +164,12 @@ class _Rows(TorchFunctionMode):
         draw = DRAWS.get(func)
         if draw is None:
             return func(*args, **(kwargs or {}))
-        return draw(self, func, args, dict(kwargs or {}))
+        try:
+            return draw(self, func, args, dict(kwargs or {}))
+        except UsageError:  # before anything was drawn
+            if self.own.strict:
+                raise
+            return func(*args, **(kwargs or {}))
 
     def in_place(self, func: Any, args: Any, kwargs: Any) -> Any:
         value, *others = args
@@ -191,11 +208,11 @@ class _Rows(TorchFunctionMode):
         return (shape[0] // count * self.own.total * self.own.repeats, *shape[1:])
 
     def _view(self, drawn: Tensor) -> Tensor:
-        """(repeats, this process's rows, …) of the whole batch's draw."""
+        """(batches computed, this process's rows, …) of the whole draw."""
         own = self.own
         each = len(drawn) // (own.total * own.repeats)
         batches = drawn.unflatten(0, (own.repeats, own.total * each))
-        return batches[:, own.rows.start * each : own.rows.stop * each]
+        return batches[own.some, own.rows.start * each : own.rows.stop * each]
 
     def _kept(self, drawn: Tensor) -> Tensor:
         return self._view(drawn).flatten(0, 1).clone()  # the rest is given back

@@ -1,0 +1,87 @@
+"""The benchmarks' figures, from what stands in benchmarks/results."""
+
+from __future__ import annotations
+
+__all__ = ["crossings", "growth", "peers"]
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.ticker import EngFormatter
+
+from evaluation._canvas import BLUE, GREY, ORANGE, drawing, save
+
+COLOURS = {"pyro": BLUE, "numpyro": ORANGE}
+NAMES = {"pyro": "Pyro", "numpyro": "NumPyro"}
+UNITS = {"seconds": "seconds", "operations": "operations", "bytes": "bytes at the peak"}
+
+
+def peers(rows: Sequence[Mapping[str, Any]], path: str | Path) -> Path:
+    """Each peer's time over the zoo's, with its interval; right of the line the zoo is faster."""
+    with drawing(6.4, 0.8 + 0.32 * len(rows)) as figure:
+        ax = figure.subplots()
+        for place, row in enumerate(rows):
+            low, high = row["interval"]
+            ax.plot([low, high], [place, place], color=GREY, linewidth=2)
+            ax.plot(row["ratio"], place, "o", color=BLUE)
+        ax.axvline(1, color=GREY, linewidth=0.8)
+        ax.set_yticks(range(len(rows)), [f"{row['peer']}\n{row['measured']}" for row in rows])
+        ax.tick_params(axis="y", labelsize=7)
+        ax.set_ylim(len(rows) - 0.5, -0.5)
+        ax.set_xlabel("peer's time / ppl-vae's time, 95 % interval")
+        return save(figure, path)
+
+
+def crossings(recipes: Mapping[str, Mapping[str, Any]], path: str | Path) -> Path:
+    """Seconds since the start against epochs, a panel a recipe, both axes logarithmic."""
+    columns = min(3, len(recipes))
+    rows = -(-len(recipes) // columns)
+    with drawing(max(4.2, 2.7 * columns), 0.3 + 2.3 * rows) as figure:
+        axes = figure.subplots(rows, columns, squeeze=False).ravel()
+        for ax, (name, told) in zip(axes, recipes.items(), strict=False):
+            crossed = told["crossover_epochs"]
+            middle = crossed if crossed else 1.0
+            epochs = np.geomspace(middle / 30, middle * 30, 100)
+            training = told["training"]
+            for ppl, colour in COLOURS.items():
+                seconds = training["first"][ppl] + epochs * (
+                    training["seconds"][ppl] * told["steps_an_epoch"]
+                )
+                ax.loglog(epochs, seconds, color=colour, label=NAMES[ppl])
+            if crossed:
+                ax.axvline(crossed, color=GREY, linewidth=0.8, linestyle=":")
+            ax.set_title(name)
+            ax.set_xlabel("epochs")
+        axes[0].set_ylabel("seconds of one core")
+        axes[0].legend()
+        for ax in axes[len(recipes) :]:
+            ax.set_visible(False)
+        return save(figure, path)
+
+
+def growth(axes: Mapping[str, Mapping[str, Any]], path: str | Path) -> Path:
+    """Seconds, operations and bytes against each size, both logarithmic; slopes in the legends."""
+    with drawing(2.5 * len(axes) + 0.4, 6.0) as figure:
+        panels = figure.subplots(3, len(axes), squeeze=False)
+        for column, (axis, told) in enumerate(axes.items()):
+            for row, (count, unit) in enumerate(UNITS.items()):
+                ax = panels[row, column]
+                for ppl, colour in COLOURS.items():
+                    points = told[ppl]["points"]
+                    sizes = [point[told["changes"]] for point in points]
+                    slope = told[ppl]["slopes"][count][0]
+                    label = f"{NAMES[ppl]}: {slope:.2f}"
+                    ax.loglog(sizes, [p[count] for p in points], "o-", color=colour, ms=3,
+                              label=label)  # fmt: skip
+                ax.set_xticks(sizes, [str(size) for size in sizes])
+                ends = [p[count] for ppl in COLOURS for p in told[ppl]["points"]]
+                ax.set_yticks([min(ends), max(ends)])
+                ax.yaxis.set_major_formatter(EngFormatter(places=1, sep=" "))
+                ax.minorticks_off()
+                ax.legend(fontsize=6)
+                if not column:
+                    ax.set_ylabel(unit)
+            panels[0, column].set_title(axis)
+        return save(figure, path)
