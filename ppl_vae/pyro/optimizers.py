@@ -36,6 +36,10 @@ def optimizer_of(
         "capturable": capturable,
     }
     if settings.optimizer == "adamax":
-        return torch.optim.Adamax(parameters, foreach=True, **common)
-    kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
-    return kind(parameters, fused=True, **common)
+        made: torch.optim.Optimizer = torch.optim.Adamax(parameters, foreach=True, **common)
+    else:
+        kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
+        made = kind(parameters, fused=True, **common)
+    if capturable:  # its first steps run outside of a graph, of which torch would warn
+        vars(made)["_warned_capturable_if_run_uncaptured"] = True
+    return made
