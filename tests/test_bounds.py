@@ -450,7 +450,7 @@ QUICK = [
 # XLA takes seconds for each of NumPyro's programs; every family has tests of its own in both.
 FAMILIES = {
     "pyro": ("mean_field", "conditional", "iaf", "conditional_iaf"),
-    "numpyro": ("mean_field", "conditional_iaf"),
+    "numpyro": ("conditional_iaf",),
 }
 
 

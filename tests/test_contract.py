@@ -128,7 +128,17 @@ def test_float64_all_the_way(case: Case) -> None:
 # Parameters
 
 
-@over([*COMPILED, *(case for case in CASES if (case.model, case.guide) == ("vae", "ladder"))])
+# In NumPyro a row a guide and a row a model: densities are Pyro's (test_parity), for every pair.
+SLOPED = [
+    pair
+    for i, pair in enumerate(COMPILED)
+    if pair.ppl == "pyro"
+    or pair.guide not in {earlier.guide for earlier in COMPILED[:i] if earlier.ppl == pair.ppl}
+    or pair.model not in {earlier.model for earlier in COMPILED[:i] if earlier.ppl == pair.ppl}
+]
+
+
+@over([*SLOPED, *(case for case in CASES if (case.model, case.guide) == ("vae", "ladder"))])
 def test_every_parameter_gets_a_gradient(case: Case) -> None:
     """And every output of every layer, so that half a head cannot be cut off."""
     pair = case.build()

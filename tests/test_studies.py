@@ -35,6 +35,12 @@ STUDY: dict[str, Any] = {
 }
 
 
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs without figures of their own (test_cli looks at those), which take most of the time."""
+    monkeypatch.setattr(experiment, "_draw", lambda *_: None)
+
+
 def written(folder: Path, **changes: Any) -> Path:
     path = folder / "two.yaml"
     path.write_text(yaml.safe_dump({**STUDY, **changes}))
