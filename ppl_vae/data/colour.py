@@ -174,10 +174,11 @@ def read(
         UsageError: no repository, no size, a path, or what `ColourSet.read` raises.
     """
     if repository is None or path is not None:
+        beside = "" if path is None else f" and path {str(path)!r}"
         raise UsageError(
             "repository: expected 'owner/name' of one on the Hugging Face hub, or a folder as the "
-            f"package datasets reads it, came {repository!r} and path {str(path)!r}: set "
-            "data.repository alone, or take 'folder' for a folder of images"
+            f"package datasets reads it, came {repository or 'none'}{beside}: set data.repository "
+            "alone, or take 'folder' for a folder of images"
         )
     if image_size is None or isinstance(image_size, bool) or image_size < 1:
         raise UsageError(
