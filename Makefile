@@ -9,6 +9,9 @@ VENV ?= .venv
 PIP_ARGS ?=
 DEMO := runs/demo
 BIN := $(VENV)/bin
+# pip compiles nothing, so that installing stays short; what is imported is compiled once and kept.
+# Where that is forbidden each command pays for it anew, seven seconds.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test checked tested clean
 

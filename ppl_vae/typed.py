@@ -11,6 +11,7 @@ import inspect
 import os
 import sys
 from collections.abc import Collection, Mapping
+from functools import cache
 from pathlib import Path
 from types import ModuleType, NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -104,9 +105,7 @@ def checked_arguments(
     given = {} if given is None else given
     if not isinstance(given, Mapping):
         raise UsageError(f"{key}: expected a mapping of names to values, came {given!r}")
-    parser = ArgumentParser(exit_on_error=False)
-    known = parser.add_class_arguments(taker, skip=set(skip), fail_untyped=False)
-    hints = _hints(taker)
+    parser, known, hints = _class_parser(taker, frozenset(skip))
     checked = {}
     for name, value in given.items():
         if name not in known:
@@ -139,6 +138,16 @@ def _own_classes(module: ModuleType) -> list[str]:
     return [name for name, found in classes if found.__module__ == module.__name__]
 
 
+@cache
+def _class_parser(
+    taker: type, skip: frozenset[str]
+) -> tuple[ArgumentParser, list[str], dict[str, Any]]:
+    """(parser, names, types) of a constructor's arguments, read from its source once."""
+    parser = ArgumentParser(exit_on_error=False)
+    known = parser.add_class_arguments(taker, skip=set(skip), fail_untyped=False)
+    return parser, list(known), _hints(taker)
+
+
 def _hints(taker: type) -> dict[str, Any]:
     """Types of the arguments by name; what cannot be resolved is left out and takes any value."""
     hints: dict[str, Any] = {}
@@ -159,12 +168,18 @@ def _checked(value: Any, hint: Any, key: str) -> Any:
         if hint is Any or NoneType in get_args(hint):
             return None
         raise UsageError(f"{key}: expected {_spelled(hint)}, came null")
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--value", type=hint)
     try:
-        return parser.parse_object({"value": value}).value
+        return _value_parser(hint, repr(hint)).parse_object({"value": value}).value
     except ArgumentError as error:
         raise UsageError(f"{key}: expected {_spelled(hint)}, came {value!r}") from error
+
+
+@cache
+def _value_parser(hint: Any, spelled: str) -> ArgumentParser:
+    """By its spelling too: int | float equals float | int, and takes 1 for another number."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--value", type=hint)
+    return parser
 
 
 def _spelled(hint: Any) -> str:
