@@ -13,7 +13,7 @@ import xarray as xr
 import yaml
 
 from evaluation.study_figures import kl_gaps
-from ppl_vae import cli, experiment, studies, studying
+from ppl_vae import cli, experiment, standing, studies, studying
 from ppl_vae.errors import UsageError
 from ppl_vae.runs import Run
 from ppl_vae.study_page import page, table
@@ -159,7 +159,7 @@ def test_a_page_says_what_rows_share_and_what_not() -> None:
 
 def test_members_along_an_axis(tmp_path: Path) -> None:
     told = [{"member": "a", "kl": 2}, {"member": "b", "kl": 3.5}, {"member": "c", "kl": 1}]
-    found = studying._points(told, {"a": 0, "b": 1}, {"KL": "kl", "none": "elbo"})
+    found = standing.points(told, {"a": 0, "b": 1}, {"KL": "kl", "none": "elbo"})
     assert found == {"KL": [(0.0, 2.0), (1.0, 3.5)]}
     with pytest.raises(UsageError, match=r"numbers for members \(plain, weak\), came other"):
         studies.read(written(tmp_path, along={"strength": {"other": 1}}))
