@@ -77,21 +77,22 @@ def evaluation(
         run = as_asked(member, folder, ppl)
         if run is None or not (folder / "evaluation.json").exists():
             return None
-        if not is_whole(run, member) and member.recipe.training.patience is None:
+        training, about = member.recipe.training, _about(run, member, chosen)
+        if about["epochs"] < training.epochs and training.patience is None:
             return None
-        return _there(run, _about(run, member, chosen))
+        return _there(run, about)
     except UsageError:  # a folder that is not whole: training says so
         return None
 
 
 def _about(run: Run, member: Member, chosen: evaluating.Chosen) -> dict[str, Any]:
     """What an evaluation says of its run."""
-    weights = run.weights()
+    weights, history = run.weights(), run.history
     return {
         "run": str(run.path), "member": member.name, "recipe": member.recipe.name, "ppl": run.ppl,
         "weights": weights[1], "seed": member.seed, "parameters": _parameters(weights[0]),
-        "epochs": int(run.history["epoch"][-1]), "full_epochs": member.full_epochs,
-        "cut": member.cut, "hours": _hours(run.history), "device": run.device,
+        "epochs": int(history["epoch"][-1]), "full_epochs": member.full_epochs,
+        "cut": member.cut, "hours": _hours(history), "device": run.device,
         "asked": _asked(member.recipe.evaluation, chosen),
     }  # fmt: skip
 

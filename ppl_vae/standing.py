@@ -58,6 +58,7 @@ class Standing:
         told: {a run's folder: its evaluation}, of those that are done.
         begun: {a run's folder: epochs trained}, of those that are not.
         command: that makes it.
+        stopped: those that were stopped when the time was up.
     """
 
     study: Study
@@ -65,6 +66,7 @@ class Standing:
     told: Mapping[str, Mapping[str, Any]]
     begun: Mapping[str, int]
     command: str = ""
+    stopped: Sequence[Member] = ()
 
     def table(self) -> str:
         """Every member's row, with "-" where nothing is known yet."""
@@ -128,13 +130,19 @@ class Standing:
         return found
 
 
-def write(standing: Standing, out: Path, histories: Mapping[str, xr.Dataset]) -> None:
+def write(
+    standing: Standing,
+    out: Path,
+    histories: Mapping[str, xr.Dataset],
+    pictures: Sequence[str] = PICTURES,
+) -> None:
     """The comparison's files; pictures where there are runs to draw.
 
     Args:
         standing: of the study.
         out: its folder.
         histories: {a run's folder: its history} of those that are done.
+        pictures: of the page, as far as they are in the folder.
     """
     from ppl_vae.runs import write_atomically
 
@@ -145,8 +153,8 @@ def write(standing: Standing, out: Path, histories: Mapping[str, xr.Dataset]) ->
     write_atomically(out / "table.md", f"{standing.table()}\n".encode())
     if histories:
         _draw(study, out, told, dict(histories))
-    pictures = [name for name in PICTURES if told and (out / name).exists()]
-    write_atomically(out / "page.md", standing.page(pictures).encode())
+    shown = [name for name in pictures if told and (out / name).exists()]
+    write_atomically(out / "page.md", standing.page(shown).encode())
 
 
 def _draw(

@@ -79,8 +79,12 @@ def _hours(told: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _short(told: Sequence[Mapping[str, Any]]) -> list[str]:
-    cut = {f"{one['member']} {less}": None for one in told if (less := reduced(one))}
-    return [f"Not the whole protocol: {'; '.join(cut)}."] if cut else []
+    names: dict[str, dict[str, None]] = {}
+    for one in told:
+        if less := reduced(one):
+            names.setdefault(less, {})[str(one["member"])] = None
+    cut = "; ".join(f"{less} ({', '.join(some)})" for less, some in names.items())
+    return [f"Not the whole protocol: {cut}."] if cut else []
 
 
 def reduced(one: Mapping[str, Any]) -> str:

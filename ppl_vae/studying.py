@@ -8,12 +8,13 @@ it stands when the same command is given again.
 
 from __future__ import annotations
 
-__all__ = ["run", "stands"]
+__all__ = ["Asked", "ask", "run", "stands", "work"]
 
 import json
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,57 +62,81 @@ def run(
             but for what is in `out` already.
         TrainingError: a member cannot be trained; those before it stay, and are compared.
     """
-    clock, stopped = _Clock(minutes), []
-    members, chosen = _asked_for(study, changes, seeds, share)
-    given = (study, out, ppl, changes, seeds, command, share)
-    try:
-        for start in range(0, len(members), jobs):
-            some = members[start : start + jobs]
-            stopped = _done(some, out, ppl, command, clock, chosen)
-            if stopped:
-                break
-    except (UsageError, TrainingError):
-        if (found := stands(*given)).told:
-            _write(found, out)
-        raise
-    found = stands(*given)
-    _write(found, out)
-    left = [f"\n\n{_standing(one, out / one.folder, minutes)}" for one in stopped]
+    asked = ask(study, out, ppl, changes, seeds, command, share)
+    found = work(asked, minutes, jobs)
+    left = [f"\n\n{_standing(one, out / one.folder, minutes)}" for one in found.stopped]
     return found.table() + "".join(left)
 
 
-def stands(
+@dataclass(frozen=True)
+class Asked:
+    """A study and all that was asked of it, checked.
+
+    Attributes:
+        study: read.
+        members: its runs.
+        chosen: checks of their evaluations.
+        out: the study's folder.
+        ppl: that the runs are trained in.
+        command: kept with every run.
+    """
+
+    study: Study
+    members: Sequence[Member]
+    chosen: evaluating.Chosen
+    out: Path
+    ppl: str
+    command: str
+
+
+def ask(
     study: Study,
     out: Path,
-    ppl: str = "pyro",
+    ppl: str,
     changes: Sequence[str] = (),
     seeds: Sequence[int] = (),
     command: str = "",
     share: float = 1.0,
-) -> Standing:
-    """What `out` has of a study already, with nothing trained; arguments as those of `run`.
+) -> Asked:
+    """What `work` takes; arguments and errors as those of `run`."""
+    of_checks = [c for c in changes if c.partition(".")[0] in CHECKS]
+    settings = [f"{key}={json.dumps(value)}" for key, value in study.check_settings.items()]
+    members = study.runs([c for c in changes if c not in of_checks], seeds, share)
+    chosen = evaluating.chosen(study.checks, [], [*settings, *of_checks])
+    return Asked(study, members, chosen, out, ppl, command)
+
+
+def work(asked: Asked, minutes: float | None = None, jobs: int = 1) -> Standing:
+    """Train and evaluate what is missing, and write the comparison; see `run`."""
+    clock, stopped = _Clock(minutes), []
+    try:
+        for start in range(0, len(asked.members), jobs):
+            stopped = _done(asked.members[start : start + jobs], asked, clock)
+            if stopped:
+                break
+    except (UsageError, TrainingError):
+        if (found := stands(asked)).told:
+            _write(found, asked.out)
+        raise
+    found = replace(stands(asked), stopped=stopped)
+    _write(found, asked.out)
+    return found
+
+
+def stands(asked: Asked) -> Standing:
+    """What the folder has already, with nothing trained.
 
     Runs of another protocol, and evaluations that asked for something else, are not told.
     """
-    members, chosen = _asked_for(study, changes, seeds, share)
     told, begun = {}, {}
-    for member in members:
-        folder = out / member.folder
-        there = evaluation(member, folder, ppl, chosen)
+    for member in asked.members:
+        folder = asked.out / member.folder
+        there = evaluation(member, folder, asked.ppl, asked.chosen)
         if there is not None:
             told[member.folder] = there
         elif (folder / "run.json").exists():
             begun[member.folder] = epochs_of(folder)
-    return Standing(study, members, told, begun, command)
-
-
-def _asked_for(
-    study: Study, changes: Sequence[str], seeds: Sequence[int], share: float
-) -> tuple[list[Member], evaluating.Chosen]:
-    of_checks = [c for c in changes if c.partition(".")[0] in CHECKS]
-    settings = [f"{key}={json.dumps(value)}" for key, value in study.check_settings.items()]
-    members = study.runs([c for c in changes if c not in of_checks], seeds, share)
-    return members, evaluating.chosen(study.checks, [], [*settings, *of_checks])
+    return Standing(asked.study, asked.members, told, begun, asked.command)
 
 
 def _write(found: Standing, out: Path) -> None:
@@ -140,29 +165,22 @@ def _standing(member: Member, folder: Path, minutes: float | None) -> str:
     )
 
 
-def _done(
-    members: Sequence[Member],
-    out: Path,
-    ppl: str,
-    command: str,
-    clock: _Clock,
-    chosen: evaluating.Chosen,
-) -> list[Member]:
+def _done(members: Sequence[Member], asked: Asked, clock: _Clock) -> list[Member]:
     """Train and evaluate members, and give those that the clock has stopped."""
     stopped = []
     try:
-        runs = _trained(members, out, ppl, command, clock)
+        runs = _trained(members, asked.out, asked.ppl, asked.command, clock)
     except (UsageError, TrainingError):  # of one of them: the others may have come to their end
         for member in members:
-            ended = as_asked(member, out / member.folder, ppl)
+            ended = as_asked(member, asked.out / member.folder, asked.ppl)
             if ended is not None and is_whole(ended, member):
-                evaluate(ended, member, chosen)
+                evaluate(ended, member, asked.chosen)
         raise
     for member, trained in zip(members, runs, strict=True):
         if trained is None:
             stopped.append(member)
         else:
-            evaluate(trained, member, chosen)
+            evaluate(trained, member, asked.chosen)
     return stopped
 
 
