@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["begin", "data_of", "go_on", "load_data"]
+__all__ = ["at_home", "begin", "data_of", "go_on", "load_data"]
 
 import os
 import shlex
@@ -50,14 +50,16 @@ def begin(
     """
     from ppl_vae.runs import Run
 
-    recipe = _at_home(recipe)
+    recipe = at_home(recipe)
     ranks = room(ppl).ranks
     ranks.join(recipe.training)
     data = load_data(recipe)
     pair = recipes.build(recipe, ppl, data.x_shape)
     ranks.wait()  # nothing is written unless all have come so far
     if ranks.leads():
-        run = Run.create(folder, recipe.to_dict(), ppl, command, x_shape=[*data.x_shape])
+        device = room(ppl).device_name(recipe.training.device)
+        facts = {"x_shape": [*data.x_shape], "device": device}
+        run = Run.create(folder, recipe.to_dict(), ppl, command, **facts)
     try:
         ranks.wait()
         if not ranks.leads():
@@ -84,7 +86,7 @@ def go_on(run: Run, recipe: Recipe | None = None, callbacks: Callbacks = ()) -> 
         TrainingError: training cannot go on; what to change is in the message.
     """
     old = Recipe.from_dict(run.recipe)
-    recipe = old if recipe is None else _at_home(recipe)
+    recipe = old if recipe is None else at_home(recipe)
     for key in recipes.differences(old, recipe):
         if key != "training.epochs" and not key.startswith("evaluation."):
             raise UsageError(
@@ -98,8 +100,18 @@ def go_on(run: Run, recipe: Recipe | None = None, callbacks: Callbacks = ()) -> 
     ranks.wait()  # until all have read what is written now
     if ranks.leads():
         run.write_recipe(recipe.to_dict())
-    _fit(run, recipe, data, pair, callbacks, resume=True)
+    _fit(run, recipe, data, pair, [_device_keeper(run, recipe), *callbacks], resume=True)
     return run
+
+
+def _device_keeper(run: Run, recipe: Recipe) -> Callable[[Any], None]:
+    """A callback: a device that trains an epoch of the run stands in run.json."""
+    from ppl_vae.runs import THEN
+
+    here = room(run.ppl).device_name(recipe.training.device)
+    before = here if run.last is None else run.device
+    told = before if before.split(THEN)[-1] == here else f"{before}{THEN}{here}"
+    return lambda _: run.trained_on(told)
 
 
 def load_data(recipe: Recipe) -> Dataset:
@@ -118,6 +130,16 @@ def data_of(run: Run, recipe: Recipe) -> Dataset:
             f"{found.x_shape} now: put back what it was trained on, or train anew"
         )
     return found
+
+
+def at_home(recipe: Recipe) -> Recipe:
+    """The recipe with the paths of its data such that they hold from any folder."""
+    kept: dict[str, Any] = {
+        name: str(Path(given).expanduser().resolve())
+        for name in ("path", "condition")
+        if (given := getattr(recipe.data, name)) not in (None, "label")
+    }
+    return replace(recipe, data=replace(recipe.data, **kept))
 
 
 def _fit(
@@ -172,16 +194,6 @@ def _draw(run: Run, data: Dataset, pair: tuple[Any, Any], history: xr.Dataset) -
     over_time = [(int(path.stem.partition("-")[2]), np.load(path)[:, :channels]) for path in kept]
     if over_time:
         figures.samples_over_time(over_time, folder / "samples_over_time.png")
-
-
-def _at_home(recipe: Recipe) -> Recipe:
-    """The recipe with the paths of its data such that they hold from any folder."""
-    kept: dict[str, Any] = {
-        name: str(Path(given).expanduser().resolve())
-        for name in ("path", "condition")
-        if (given := getattr(recipe.data, name)) not in (None, "label")
-    }
-    return replace(recipe, data=replace(recipe.data, **kept))
 
 
 def _discard(run: Run) -> None:

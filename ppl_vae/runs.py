@@ -1,7 +1,7 @@
 """A run's folder: the recipe as run, versions, checkpoints, history, figures.
 
     RUN/recipe.yaml                  as run
-    RUN/run.json                     PPL, versions, seed, shape of the images, command
+    RUN/run.json                     PPL, versions, seed, shape of the images, device, command
     RUN/history.nc                   see `ppl_vae.loop`
     RUN/checkpoints/last             one line: the folder of the last whole checkpoint
     RUN/checkpoints/epoch-000060/    weights, optimiser, averaged and best weights, state.json
@@ -16,7 +16,7 @@ torch's layout, whichever PPL trained them. Nothing is pickled.
 
 from __future__ import annotations
 
-__all__ = ["Checkpoint", "Run", "load", "versions"]
+__all__ = ["THEN", "UNKNOWN", "Checkpoint", "Run", "load", "versions"]
 
 import importlib
 import importlib.metadata
@@ -40,6 +40,8 @@ from ppl_vae.errors import UsageError, nearest
 Arrays = dict[str, np.ndarray]
 PPLS = ("pyro", "numpyro")
 WEIGHTS = ("best", "last", "ema")
+UNKNOWN = "not kept"  # the device of runs of before it was
+THEN = ", then "  # between devices of a run that was gone on with elsewhere
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class Run:
         seed = recipe.get("training", {}).get("seed")
         about = {"ppl": ppl, "seed": seed, "command": command, "versions": versions(), **facts}
         run.write_recipe(recipe)
-        write_atomically(run.path / "run.json", json.dumps(about, indent=2).encode())
+        run._write_about(about)
         return run
 
     @classmethod
@@ -108,6 +110,16 @@ class Run:
         return self.about["ppl"]
 
     @property
+    def device(self) -> str:
+        """What trained it: "cpu", a GPU's own name, or one `THEN` another; `UNKNOWN` of old."""
+        return self.about.get("device", UNKNOWN)
+
+    def trained_on(self, device: str) -> None:
+        """Keep the device."""
+        if device != self.device:
+            self._write_about({**self.about, "device": device})
+
+    @property
     def recipe(self) -> dict[str, Any]:
         """The recipe as run."""
         return read_tree(self.path / "recipe.yaml")
@@ -126,6 +138,9 @@ class Run:
         if not path.is_file():
             raise UsageError(f"{self.path}: no history yet: train for at least one epoch")
         return read_history(path)
+
+    def _write_about(self, about: Mapping[str, Any]) -> None:
+        write_atomically(self.path / "run.json", json.dumps(about, indent=2).encode())
 
     def write_recipe(self, recipe: Mapping[str, Any]) -> None:
         text = yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True)

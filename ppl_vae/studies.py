@@ -50,7 +50,8 @@ class Member:
         seed: training.seed.
         recipe: checked, all changes in place.
         folder: of the run, below the study's.
-        full_epochs: of the whole protocol, of which the recipe may have a share.
+        full_epochs: of the study's own protocol, of which the recipe may have a share.
+        cut: how the recipe's evaluation is less than the study's own; "" where it is not.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Member:
     recipe: Recipe
     folder: str
     full_epochs: int
+    cut: str = ""
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,8 @@ class Study:
         base = about.get("recipe", self.recipe)
         if base is None:
             raise UsageError(f"{where}: recipe: missing: name one here, or for the whole study")
-        changes = [*self.set.items(), *(about.get("set") or {}).items(), *last]
+        protocol = [*self.set.items(), *(about.get("set") or {}).items()]
+        changes = [*protocol, *last]
         found = []
         for seed in seeds:
             own = [] if seed is None else [("training.seed", seed)]
@@ -131,12 +134,27 @@ class Study:
                 whole = recipes.read(base, [*changes, *own])
                 less = shortened(whole, share)
                 recipe = recipes.read(base, [*changes, *own, *less]) if less else whole
+                full = recipes.read(base, protocol) if last else whole
             except UsageError as error:
                 raise UsageError(f"{where}: {error}") from error
             number = recipe.training.seed
             folder = name if len(seeds) == 1 else f"{name}/seed-{number}"
-            found.append(Member(name, number, recipe, folder, whole.training.epochs))
+            lengths = (full.training.epochs, _cut(full.evaluation, recipe.evaluation))
+            found.append(Member(name, number, recipe, folder, *lengths))
         return found
+
+
+def _cut(full: recipes.EvaluationSettings, asked: recipes.EvaluationSettings) -> str:
+    """
+    >>> _cut(recipes.EvaluationSettings(samples=50), recipes.EvaluationSettings(2, images=9))
+    'K = 2 of 50, 9 of all test images'
+    """
+    parts = []
+    if asked.samples < full.samples:
+        parts.append(f"K = {asked.samples} of {full.samples}")
+    if asked.images is not None and (full.images is None or asked.images < full.images):
+        parts.append(f"{asked.images} of {full.images or 'all'} test images")
+    return ", ".join(parts)
 
 
 def shortened(recipe: Recipe, share: float) -> list[Change]:

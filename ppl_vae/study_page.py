@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ["page", "table", "value_at"]
+__all__ = ["on_gpu", "page", "reduced", "table", "value_at"]
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from ppl_vae.runs import THEN, UNKNOWN
 
 PROTOCOL = {  # of an evaluation, by key
     "data": "data",
@@ -18,6 +20,7 @@ PROTOCOL = {  # of an evaluation, by key
     "ppl": "PPL",
     "weights": "weights",
     "seed": "seed",
+    "device": "trained on",
 }
 
 
@@ -29,6 +32,7 @@ def page(
     rows: str,
     command: str,
     pictures: Sequence[str],
+    notes: Sequence[str] = (),
 ) -> str:
     """Markdown: what, from where, the command, the table, the protocol of every row, pictures.
 
@@ -40,9 +44,11 @@ def page(
         rows: the table.
         command: that made it.
         pictures: files beside the page.
+        notes: lines about rows that are not there yet, or not as they should be.
     """
     lines = [f"# {title}", "", description, "", f"Source: {source}", "", f"    {command}", ""]
-    lines += [rows, "", *_protocol(told), "", *_short(told)]
+    lines += [rows, "", *(_protocol(told) if told else ["No row is done yet."]), ""]
+    lines += [line for note in [*notes, *_short(told)] for line in (note, "")]
     lines += [f"![{name.partition('.')[0].replace('_', ' ')}]({name})" for name in pictures]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -73,18 +79,39 @@ def _hours(told: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _short(told: Sequence[Mapping[str, Any]]) -> list[str]:
-    cut = {
-        f"{one['member']} {one['epochs']} of {one['full_epochs']} epochs": None
-        for one in told
-        if one["epochs"] < one["full_epochs"]
-    }
-    return [f"Not the whole protocol: {', '.join(cut)}.", ""] if cut else []
+    names: dict[str, dict[str, None]] = {}
+    for one in told:
+        if less := reduced(one):
+            names.setdefault(less, {})[str(one["member"])] = None
+    cut = "; ".join(f"{less} ({', '.join(some)})" for less, some in names.items())
+    return [f"Not the whole protocol: {cut}."] if cut else []
+
+
+def reduced(one: Mapping[str, Any]) -> str:
+    """How far a run got where its study's protocol has more; "" for a whole one.
+
+    >>> reduced({"epochs": 3, "full_epochs": 2000, "cut": "K = 2 of 5000"})
+    '3 of 2000 epochs, K = 2 of 5000'
+    """
+    less = one["epochs"] < one["full_epochs"]
+    epochs = f"{one['epochs']} of {one['full_epochs']} epochs" if less else ""
+    return ", ".join(part for part in (epochs, one.get("cut", "")) if part)
+
+
+def on_gpu(device: str) -> bool:
+    """Whether a run's device, or one of them, was a GPU.
+
+    >>> on_gpu("cpu"), on_gpu("not kept"), on_gpu("cpu, then NVIDIA H100 80GB HBM3")
+    (False, False, True)
+    """
+    return any(part not in ("cpu", UNKNOWN) for part in device.split(THEN))
 
 
 def table(
     told: Sequence[Mapping[str, Any]],
     columns: Mapping[str, str | list[str]],
     published: Mapping[str, Mapping[str, float]] | None = None,
+    rows: Sequence[str] = (),
 ) -> str:
     """A row a member, Markdown; with several seeds mean ± standard deviation (ddof = 1).
 
@@ -93,6 +120,7 @@ def table(
         columns: {title: dotted place in an evaluation, or several}; see `ppl_vae.studies`. A
             place that holds a number a site stands for their sum, with `.*` behind it for each.
         published: {title: {member: number}} of another's work.
+        rows: members that have a row, in this order, with an evaluation or without: "-".
 
     >>> told = [{"member": "a", "kl": {"z1": 3.0}}, {"member": "a", "kl": {"z1": 5.0}}]
     >>> print(table(told, {"KL": "kl.z1"}))
@@ -100,24 +128,26 @@ def table(
     |--------|-------------|
     | a      | 4.00 ± 1.41 |
     """
-    groups: dict[str, list[Mapping[str, Any]]] = {}
+    groups: dict[str, list[Mapping[str, Any]]] = {name: [] for name in rows}
     for one in told:
         groups.setdefault(str(one["member"]), []).append(one)
     others = published or {}
-    rows = [["member", *columns, *others]]
+    written = [["member", *columns, *others]]
     for name, group in groups.items():
         cells = [_cell(group, place) for place in columns.values()]
         theirs = [f"{found[name]:g}" if name in found else "" for found in others.values()]
-        rows.append([name, *cells, *theirs])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        written.append([name, *cells, *theirs])
+    widths = [max(map(len, column)) for column in zip(*written, strict=True)]
     lines = [
         "| " + " | ".join(v.ljust(w) for v, w in zip(row, widths, strict=True)) + " |"
-        for row in rows
+        for row in written
     ]
     return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
 
 
 def _cell(group: Sequence[Mapping[str, Any]], places: str | list[str]) -> str:
+    if not group:
+        return "-"
     if isinstance(places, str) and places.endswith(".*"):
         return _by_name(group, places.removesuffix(".*"))
     several = [places] if isinstance(places, str) else places

@@ -13,6 +13,7 @@ from zoo import PAIRS, Case, images, room
 
 from ppl_vae import runs
 from ppl_vae.recipes import Recipe
+from ppl_vae.study_page import on_gpu
 
 pytestmark = pytest.mark.gpu
 TRAINED = [case for case in PAIRS if case.guide in ("mean-field", "nvae", "very-deep", "ladder")]
@@ -39,6 +40,12 @@ def test_fit_takes_the_accelerator(case: Case) -> None:
     assert np.isfinite(fitted.history["elbo"]).all()
     assert devices(case.ppl, pair) == {GPU[case.ppl]}
     assert np.isfinite(np.asarray(room(case.ppl).log_weights(*pair, x, 4))).all()
+
+
+def test_it_has_a_name_of_its_own(ppl: str) -> None:
+    name = room(ppl).device_name(None)
+    assert on_gpu(name)
+    assert name.lower() not in ("cuda", "gpu")
 
 
 def test_a_run_is_loaded_onto_it_and_evaluates_as_on_the_cpu(ppl: str, tmp_path: Path) -> None:

@@ -13,10 +13,11 @@ import xarray as xr
 import yaml
 
 from evaluation.study_figures import kl_gaps
-from ppl_vae import cli, experiment, studies, studying
+from ppl_vae import cli, experiment, standing, studies, studying
 from ppl_vae.errors import UsageError
 from ppl_vae.runs import Run
 from ppl_vae.study_page import page, table
+from ppl_vae.typed import room
 
 STUDY: dict[str, Any] = {
     "name": "two",
@@ -131,7 +132,11 @@ def test_a_study_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     told = studying.run(study, out, minutes=1)  # a minute is two looks at the clock
     assert "stopped after 1 minutes: plain stands at epoch 2 of 3" in told
     assert not (out / "weak").exists()
+    left = (out / "page.md").read_text()
+    assert "No row is done yet.\n\nNot run yet: plain (at epoch 2 of 3), weak.\n" in left
+    assert [line.split()[-2] for line in left.splitlines() if line.startswith("| weak")] == ["86.5"]
     monkeypatch.undo()
+    monkeypatch.setattr(experiment, "_draw", lambda *_: None)
     table = studying.run(study, out)
     assert Run.open(out / "plain").history["epoch"].values.tolist() == [1, 2, 3]
     head, _, *rows = ([c.strip() for c in r.strip("|").split("|")] for r in table.splitlines())
@@ -152,14 +157,82 @@ def test_a_page_says_what_rows_share_and_what_not() -> None:
     assert text.startswith("# two\n\nwhat\n\nSource: where\n\n    ppl-vae study two\n\n| table |\n")
     assert "Every row: data digits. Training steps took 1.5 hours, all runs together." in text
     assert "| run | K |\n|---|---|\n| a | 5 |\n| b | 9 |" in text
-    assert "Not the whole protocol: a 2 of 4 epochs.\n\n![along](along.png)" in text
+    assert "Not the whole protocol: 2 of 4 epochs (a).\n\n![along](along.png)" in text
+    told[1] |= {"cut": "K = 9 of 50"}
+    text = page("", "", "", told, "", "", [], ["Not run yet: c."])
+    assert (
+        "\n\nNot run yet: c.\n\nNot the whole protocol: 2 of 4 epochs (a); K = 9 of 50 (b).\n"
+        in text
+    )
     del told[1]["hours"]
     assert "How long training took was not kept." in page("", "", "", told, "", "", [])
 
 
+def test_a_run_keeps_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One after another too; what was measured of a run of before is not measured again."""
+    monkeypatch.setattr(standing, "_draw", lambda *_: None)
+    settings = {**STUDY["set"], "training.device": "cpu"}
+    study = studies.read(written(tmp_path, set=settings, members={"plain": None}, along={}))
+    out = tmp_path / "out"
+    studying.run(study, out)
+    assert Run.open(out / "plain").device == "cpu"
+    assert "trained on cpu." in (out / "page.md").read_text()
+    assert "No GPU run yet: every row." in (out / "page.md").read_text()
+    for name in ("run.json", "evaluation.json"):
+        kept = json.loads((out / "plain" / name).read_text())
+        del kept["device"]
+        (out / "plain" / name).write_text(json.dumps(kept))
+    stamp = (out / "plain" / "evaluation.json").stat().st_mtime_ns
+    studying.run(study, out)
+    assert (out / "plain" / "evaluation.json").stat().st_mtime_ns == stamp
+    assert "trained on not kept." in (out / "page.md").read_text()
+    assert "No GPU run yet: plain (device not kept)." in (out / "page.md").read_text()
+    monkeypatch.setattr("ppl_vae.pyro.device_name", lambda _: "Some GPU")
+    studying.run(study, out, changes=["training.epochs=2"])
+    assert Run.open(out / "plain").device == "not kept, then Some GPU"
+    told = json.loads((out / "study.json").read_text())["members"][0]
+    assert (told["device"], told["epochs"]) == ("not kept, then Some GPU", 2)
+    assert "No GPU run" not in (out / "page.md").read_text()
+
+
+def test_the_processor_has_one_name(ppl: str) -> None:
+    assert room(ppl).device_name("cpu") == "cpu"
+
+
+def test_a_change_leaves_the_protocol_what_it_was(tmp_path: Path) -> None:
+    study = studies.read(written(tmp_path, set={**STUDY["set"], "training.epochs": 9}))
+    plain, _ = study.runs(["training.epochs=3", "evaluation.samples=1", "evaluation.images=5"])
+    assert (plain.recipe.training.epochs, plain.full_epochs) == (3, 9)
+    assert plain.cut == "K = 1 of 2, 5 of 8 test images"
+    assert study.runs(["evaluation.samples=9"])[0].cut == ""
+
+
+def test_rows_of_several_seeds_are_counted(tmp_path: Path) -> None:
+    """A row is done when all its seeds are; on a GPU when one of them was."""
+    names = ("done", "half", "begun", "not")
+    study = studies.read(written(tmp_path, members=dict.fromkeys(names), along={}))
+    runs = study.runs(seeds=[0, 1])
+    of = {"full_epochs": 4, "epochs": 4, "device": "cpu", "elbo": -3.0}
+    told = {
+        "done/seed-0": {**of, "member": "done", "epochs": 2},
+        "done/seed-1": {**of, "member": "done", "device": "Some GPU"},
+        "half/seed-0": {**of, "member": "half"},
+    }
+    found = standing.Standing(study, runs, told, {"begun/seed-1": 1}, "")
+    assert found.count() == (4, 1, 1, 3, 2, 1)
+    assert found.notes() == [
+        "Not run yet: begun/seed-0, begun/seed-1 (at epoch 1 of 1), half/seed-1, not.",
+        "No GPU run yet: begun, half, not.",
+    ]
+    cells = [[c.strip() for c in line.strip("|").split("|")] for line in found.table().split("\n")]
+    assert [row[:2] for row in cells[2:]] == [
+        ["begun", "-"], ["done", "-3.00 ± 0.00"], ["half", "-3.00"], ["not", "-"],
+    ]  # fmt: skip
+
+
 def test_members_along_an_axis(tmp_path: Path) -> None:
     told = [{"member": "a", "kl": 2}, {"member": "b", "kl": 3.5}, {"member": "c", "kl": 1}]
-    found = studying._points(told, {"a": 0, "b": 1}, {"KL": "kl", "none": "elbo"})
+    found = standing.points(told, {"a": 0, "b": 1}, {"KL": "kl", "none": "elbo"})
     assert found == {"KL": [(0.0, 2.0), (1.0, 3.5)]}
     with pytest.raises(UsageError, match=r"numbers for members \(plain, weak\), came other"):
         studies.read(written(tmp_path, along={"strength": {"other": 1}}))

@@ -21,6 +21,7 @@ from ppl_vae.numpyro.local import local_elbo
 from ppl_vae.numpyro.mixture import DiscretizedLogisticMixture
 from ppl_vae.numpyro.nuts import nuts
 from ppl_vae.numpyro.objective import Objective, Terms
+from ppl_vae.numpyro.optimizers import device_name
 from ppl_vae.numpyro.replay import (
     log_densities,
     pixel_log_likelihood,
@@ -54,6 +55,7 @@ __all__ = [
     "cross_log_prob",
     "data_shape",
     "decode_codes",
+    "device_name",
     "fit",
     "interpolate",
     "latent_free_log_prob",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["clipped", "device_of", "optimizer_of"]
+__all__ = ["clipped", "device_name", "device_of", "optimizer_of"]
 
 from typing import Any
 
@@ -25,6 +25,11 @@ def device_of(name: str | None) -> Any:
         return jax.local_devices(backend=backend)[int(index or 0)]
     except (RuntimeError, ValueError, IndexError) as error:
         raise UsageError(f"training.device: no {name!r} here: take cpu, gpu or null") from error
+
+
+def device_name(name: str | None) -> str:
+    """What the device of that name calls itself: "cpu", or a GPU's own name."""
+    return str(device_of(name).device_kind)
 
 
 def optimizer_of(settings: TrainingSettings) -> optax.GradientTransformation:

@@ -20,6 +20,7 @@ from ppl_vae.pyro.local import local_elbo
 from ppl_vae.pyro.mixture import DiscretizedLogisticMixture
 from ppl_vae.pyro.nuts import nuts
 from ppl_vae.pyro.objective import Objective, Terms
+from ppl_vae.pyro.optimizers import device_name
 from ppl_vae.pyro.replay import (
     log_densities,
     pixel_log_likelihood,
@@ -54,6 +55,7 @@ __all__ = [
     "cross_log_prob",
     "data_shape",
     "decode_codes",
+    "device_name",
     "fit",
     "infer_missing",
     "interpolate",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["device_of", "optimizer_of"]
+__all__ = ["device_name", "device_of", "optimizer_of"]
 
 from typing import Any
 
@@ -22,6 +22,12 @@ def device_of(name: str | None) -> torch.device:
         return torch.device("cuda" if name == "gpu" else name)
     except RuntimeError as error:
         raise UsageError(f"training.device: unknown {name!r}: take cpu, cuda or null") from error
+
+
+def device_name(name: str | None) -> str:
+    """What the device of that name calls itself: "cpu", or a GPU's own name."""
+    device = device_of(name)
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def optimizer_of(
