@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from ppl_vae.numpyro.nets.batch_norm import BatchNorm
 from ppl_vae.numpyro.nets.initial import glorot_uniform, zeros
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -38,9 +39,9 @@ def linear(num_inputs: int, num_outputs: int, bias: bool = True, *, rngs: nnx.Rn
     )
 
 
-def batch_norm_layer(width: int, *, rngs: nnx.Rngs) -> nnx.BatchNorm:
+def batch_norm_layer(width: int, *, rngs: nnx.Rngs) -> BatchNorm:
     """Batch norm with torch's defaults: momentum 0.1 of the new, epsilon 1e-5."""
-    return nnx.BatchNorm(width, momentum=0.9, epsilon=1e-5, use_fast_variance=False, rngs=rngs)
+    return BatchNorm(width, momentum=0.9, rngs=rngs)
 
 
 class MLP(nnx.Module):

@@ -21,8 +21,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax import Array, lax
+from jax import Array
 
+from ppl_vae.numpyro.nets.batch_norm import BatchNorm
 from ppl_vae.numpyro.nets.conv import upsampled
 from ppl_vae.numpyro.nets.convolution import conv_general_dilated
 from ppl_vae.numpyro.nets.depthwise import DepthwiseConv
@@ -155,31 +156,9 @@ def _bilinear(side: int) -> np.ndarray:
     return np.maximum(1 - np.abs(at[:, None] - np.arange(side)), 0)
 
 
-class BatchNorm(nnx.BatchNorm):
-    """The same, but in training what is left of the mean is worked out once, for both its uses."""
-
-    def __call__(
-        self, x: Array, use_running_average: bool | None = None, *, mask: Array | None = None
-    ) -> Array:
-        running = self.use_running_average if use_running_average is None else use_running_average
-        plain = mask is None and self.axis_name is None
-        if running or not plain or self.scale is None or self.bias is None:
-            return super().__call__(x, running, mask=mask)
-        scale, bias = self.scale[...], self.bias[...]
-        x = x.astype(jnp.result_type(x, scale))  # float32 at least
-        axes = tuple(range(x.ndim - 1))
-        mean = x.mean(axes)
-        centred = x - mean
-        variance = jnp.square(centred).mean(axes)
-        for held, seen in ((self.mean, mean), (self.var, variance)):
-            kept = self.momentum * held[...] + (1 - self.momentum) * seen
-            held[...] = lax.stop_gradient(kept)
-        return centred * (lax.rsqrt(variance + self.epsilon) * scale) + bias
-
-
 def batch_norm(width: int, *, rngs: nnx.Rngs) -> BatchNorm:
     """Batch norm whose running statistics take 5 % of each batch."""
-    return BatchNorm(width, momentum=0.95, epsilon=1e-5, use_fast_variance=False, rngs=rngs)
+    return BatchNorm(width, momentum=0.95, rngs=rngs)
 
 
 def plain(num_inputs: int, num_outputs: int, *, rngs: nnx.Rngs) -> nnx.Conv:
