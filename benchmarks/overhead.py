@@ -27,6 +27,7 @@ from benchmarks.problem import FAMILIES, TOYS, Plan
 from benchmarks.timing import ratio
 
 RESULTS = Path(__file__).parent / "results"
+FIGURE = RESULTS.parent.parent / "docs" / "figures" / "overhead.png"
 SIDES = {"pyro": "benchmarks.against_torch", "numpyro": "benchmarks.against_jax"}
 TIME_TARGETS = {  # of each family, held by the interval's lower end
     "ladder": {"Pyro, 1 thread": 1.10, "NumPyro": 1.03},
@@ -66,7 +67,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.out is not None:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(report, indent=2) + "\n")
+        if options.out == result_of(options.family):
+            _draw()
     return 0 if report["held"] else 1
+
+
+def result_of(family: str) -> Path:
+    """Where a family's report is kept."""
+    return RESULTS / ("overhead.json" if family == "ladder" else f"overhead-{family}.json")
+
+
+def _draw() -> None:
+    """docs/figures/overhead.png, of all families that have been measured."""
+    from benchmarks import pictures
+
+    found = {family: result_of(family) for family in FAMILIES}
+    kept = {name: json.loads(path.read_text()) for name, path in found.items() if path.exists()}
+    print(pictures.overhead(kept, FIGURE))
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -86,8 +103,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     is_ladder = options.family == "ladder"
     options.steps = options.steps or (2 if options.quick else 10 if is_ladder else 5)
     if options.out is None and not options.quick:
-        name = "overhead" if is_ladder else f"overhead-{options.family}"
-        options.out = RESULTS / f"{name}.json"
+        options.out = result_of(options.family)
     return options
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["crossings", "growth", "peers"]
+__all__ = ["crossings", "growth", "overhead", "peers"]
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +16,38 @@ from evaluation._canvas import BLUE, GREY, ORANGE, drawing, save
 COLOURS = {"pyro": BLUE, "numpyro": ORANGE}
 NAMES = {"pyro": "Pyro", "numpyro": "NumPyro"}
 UNITS = {"seconds": "seconds", "operations": "operations", "bytes": "bytes at the peak"}
+
+
+def overhead(reports: Mapping[str, Mapping[str, Any]], path: str | Path) -> Path:
+    """Step time and peak memory over those by hand, a row a family and way; targets as ticks.
+
+    Args:
+        reports: {family: what `benchmarks.overhead` wrote}.
+        path: of the picture.
+    """
+    rows = [
+        (f"{family}: {time['name']}", time, report["memory"])
+        for family, report in reports.items()
+        for time in report["times"]
+    ]
+    with drawing(7.6, 1.1 + 0.3 * len(rows)) as figure:
+        times, memory = figure.subplots(1, 2, sharey=True, width_ratios=(2, 1))
+        for place, (_, time, peaks) in enumerate(rows):
+            ppl = "numpyro" if time["name"] == "NumPyro" else "pyro"
+            times.plot(time["interval"], [place, place], color=GREY, linewidth=2)
+            times.plot(time["ratio"], place, "o", color=COLOURS[ppl])
+            if time["target"] is not None:
+                times.plot(time["target"], place, "|", color="black", markersize=11)
+            if "stock" not in time["name"]:  # measured for the zoo's own step
+                apart = peaks[ppl]["relative_difference"]
+                memory.plot(1 + apart, place, "o", color=COLOURS[ppl])
+        for ax in (times, memory):
+            ax.axvline(1, color=GREY, linewidth=0.8)
+        times.set_yticks(range(len(rows)), [name for name, _, _ in rows])
+        times.set_ylim(len(rows) - 0.5, -0.5)
+        times.set_xlabel("step time / by hand")
+        memory.set_xlabel("peak memory / by hand")
+        return save(figure, path)
 
 
 def peers(rows: Sequence[Mapping[str, Any]], path: str | Path) -> Path:

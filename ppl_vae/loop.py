@@ -271,6 +271,13 @@ def _check(
         )
 
 
+def out_of_memory(trainer: Trainer, run: Run | None) -> TrainingError:
+    """What to say, and do, where a device has no memory left."""
+    return TrainingError(
+        f"out of memory: lower training.batch_size (now {trainer.batch_size})" + _where(run)
+    )
+
+
 def _ok(value: Any) -> bool:
     return bool(np.isfinite(value))
 

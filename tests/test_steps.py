@@ -233,6 +233,37 @@ def test_nan_names_the_site_and_the_step(ppl: str, site: str, place: str, tmp_pa
     assert float(last) == pytest.approx(0.4, rel=1e-5)
 
 
+def test_out_of_memory_names_the_batch_and_the_checkpoint(
+    ppl: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The device's memory ends in epoch 2."""
+    if ppl == "pyro":
+        import torch
+
+        from ppl_vae.pyro.training import PyroTrainer as Trainer
+
+        error: Exception = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
+    else:
+        import jax
+
+        from ppl_vae.numpyro.training import NumPyroTrainer as Trainer
+
+        error = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 GiB")
+    run_epoch = Trainer.run_epoch
+
+    def short(trainer: Any, epoch: int, *rest: Any) -> Any:
+        if epoch == 1:
+            raise error
+        return run_epoch(trainer, epoch, *rest)
+
+    monkeypatch.setattr(Trainer, "run_epoch", short)
+    run = Run.create(tmp_path / "run", RECIPE, ppl)
+    with pytest.raises(TrainingError) as stop:
+        fit(ppl, run=run, epochs=3, batch_size=2, checkpoint_seconds=0.0)
+    assert "out of memory: lower training.batch_size (now 2)" in str(stop.value)
+    assert f"last good checkpoint: epoch-000001 in {run.path}" in str(stop.value)
+
+
 def test_callbacks_see_the_pair_as_it_is(ppl: str, tmp_path: Path) -> None:
     """After each epoch the modules hold that epoch's weights, and can be asked."""
     model, guide = Case(ppl, "vae", "mean-field").build()

@@ -43,7 +43,7 @@ class HierarchicalVAE(nn.Module):
         x_shape: (channels, height, width).
         latents: sizes of z1 (nearest the data) to zL (top).
         hidden: width of the nets at each level; hidden[0] stands between x and z1.
-        layers: layers of each net.
+        layers: layers of each net; with a single latent `hidden` lists them itself.
         net: "mlp", or "conv" between z1 and the image; hidden[0] then is its channels, halving
             the image's sides `layers` times.
         activation: see `ppl_vae.architecture`.

@@ -20,7 +20,7 @@ from numpyro.infer.autoguide import AutoGuide
 
 from ppl_vae import loop
 from ppl_vae.architecture import check_images
-from ppl_vae.errors import TrainingError, UsageError
+from ppl_vae.errors import UsageError
 from ppl_vae.numpyro import ranks
 from ppl_vae.numpyro.bfloat16 import in_bfloat16
 from ppl_vae.numpyro.bind import (
@@ -119,9 +119,7 @@ def fit(
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-            raise TrainingError(
-                f"out of memory: lower training.batch_size (now {trainer.batch_size})"
-            ) from error
+            raise loop.out_of_memory(trainer, run) from error
         trainer.write_back()
         return loop.Fit(history, trainer.learned(), best_epoch)
 

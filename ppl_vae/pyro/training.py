@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ppl_vae import loop
 from ppl_vae.architecture import check_images
 from ppl_vae.data.reading import shuffled
-from ppl_vae.errors import TrainingError, UsageError
+from ppl_vae.errors import UsageError
 from ppl_vae.pyro import ranks
 from ppl_vae.pyro.asking import keeps_order
 from ppl_vae.pyro.captured import static_steps
@@ -109,9 +109,7 @@ def fit(
                 leads=ranks.leads(),
             )
         except torch.OutOfMemoryError as error:
-            raise TrainingError(
-                f"out of memory: lower training.batch_size (now {trainer.batch_size})"
-            ) from error
+            raise loop.out_of_memory(trainer, run) from error
         return loop.Fit(history, trainer.learned(), best_epoch)
 
 
