@@ -62,6 +62,7 @@ TRIALS = {
     "balanced": Trial(
         "nvae", "nvae", {"balance": True, "warmup_epochs": 4, "spectral_weight": 0.1}
     ),
+    "very-deep": Trial("very-deep", "very-deep", {"free_bits": 0.2}),
     "codebook": Trial(
         "vq-vae", "vector-quantizer", {}, {"update": "ema", "start": "kmeans", "restart": 0.5}
     ),
