@@ -31,6 +31,7 @@ from ppl_vae.cli import Parser
 from ppl_vae.errors import TrainingError, UsageError, nearest
 from ppl_vae.judging import CHECKS
 from ppl_vae.runs import write_atomically
+from ppl_vae.seeds import read_seeds
 from ppl_vae.standing import Count, Standing
 from ppl_vae.studies import Study
 from ppl_vae.studying import Asked
@@ -204,14 +205,17 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("runs/papers"), help="a folder a table")
     parser.add_argument("--page", type=Path, help="the page (OUT/papers.md)")
     options = parser.parse_args(arguments)
-    seeds = [part.strip() for part in options.seeds.split(",") if part.strip()]
-    if not all(seed.isdecimal() for seed in seeds):
-        raise UsageError(f"--seeds: expected whole numbers such as 0,1,2, came {options.seeds!r}")
-    options.seeds = list(map(int, seeds))
+    options.seeds = read_seeds(options.seeds)
     if options.jobs < 1:
         raise UsageError(f"--jobs: expected a whole number of at least 1, came {options.jobs}")
     if options.minutes is not None and not options.minutes > 0:
         raise UsageError(f"--minutes: expected a number above 0, came {options.minutes:g}")
+    page = options.page or options.out / "papers.md"
+    if page.is_dir():
+        raise UsageError(
+            f"--page: expected a file, came the folder {page}: name a file in it, such as "
+            f"{page / 'papers.md'}"
+        )
     return options
 
 

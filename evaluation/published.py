@@ -68,7 +68,10 @@ def published_numbers(path: str | Path | None = None) -> list[Published]:
         problem = " ".join(str(error).split())
         raise UsageError(f"{path}: neither YAML nor JSON ({problem}): mend it") from error
     if not isinstance(groups, list) or not groups:
-        raise UsageError(f"{path}: expected a list of groups of numbers, came {type(groups)}")
+        raise UsageError(
+            f"{path}: expected a list of groups of numbers, came {_said(groups)}: "
+            f"write it as {TABLE.name} of the folder evaluation is"
+        )
     return [
         number
         for i, group in enumerate(groups, start=1)
@@ -141,6 +144,13 @@ def _numbers(group: Any, where: str) -> list[Published]:
             figures["active"] = row["active_units"]
         numbers.append(Published(row["model"], source, protocol, figures))
     return numbers
+
+
+def _said(tree: Any) -> str:
+    """What YAML held, in its own words."""
+    if isinstance(tree, dict):
+        return f"a mapping of {', '.join(map(str, list(tree)[:6])) or 'nothing'}"
+    return "nothing" if not tree else f"{tree!r:.60}"
 
 
 def _checked(tree: Any, expected: Mapping[str, type], where: str) -> dict[str, Any]:

@@ -9,13 +9,16 @@ __all__ = [
     "check_cover",
     "check_held",
     "check_images",
+    "check_latents",
     "check_levels",
+    "check_masks_taken",
     "check_pairs",
     "check_shares",
     "check_units",
     "natural",
 ]
 
+import inspect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -109,8 +112,35 @@ def check_images(images: Any, model: Any) -> None:
             f"images: come with vectors of {told} numbers, but the model takes {taken}: build it "
             f"with condition={told}, or leave the vectors out (data.condition)"
         )
+    check_masks_taken(images, model)
     if x_shape is not None:
         check_batch(images, None, x_shape)
+
+
+def check_masks_taken(images: Any, model: Any) -> None:
+    """UsageError where `images` come with masks drawn anew, and `model` does not take any.
+
+    A class says so by its attribute `takes_masks`; plain functions and handlers are not asked.
+    """
+    drawn = getattr(images, "masks", None) is not None
+    if drawn and not inspect.isroutine(model) and not getattr(model, "takes_masks", False):
+        raise UsageError(
+            f"masks: expected none for {type(model).__name__}, which does not say that it takes "
+            "masks: leave them out (data.masks), take InpaintingVAE, or give a class of your own "
+            "the attribute takes_masks = True"
+        )
+
+
+def check_latents(name: str, sizes: Sequence[int]) -> tuple[int, ...]:
+    """The sizes of the latents, which the argument `name` gives; UsageError for one below 1."""
+    if not len(sizes) or min(sizes) < 1:
+        one = name == "latent"
+        raise UsageError(
+            f"{name}: expected {'a size' if one else 'sizes'} of at least 1, came "
+            f"{sizes[0] if one else list(sizes)}: "
+            f"{'take PixelCNN for none' if one else 'leave out the sites that shall hold nothing'}"
+        )
+    return tuple(sizes)
 
 
 def check_levels(

@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 
 from ppl_vae import launch
 from ppl_vae.errors import TrainingError, UsageError
+from ppl_vae.seeds import check_seed
 
 SHARED = ("train", "evaluate")  # by the processes of a launcher
 PPLS = ("pyro", "numpyro")
@@ -266,7 +267,7 @@ def _of_run(verb: argparse.ArgumentParser) -> None:
         "--batch-norm", choices=BATCH_NORM, default="running",
         help="statistics that batch norm uses (running)",
     )  # fmt: skip
-    verb.add_argument("--seed", type=int, default=0, help="of the draws (0)")
+    verb.add_argument("--seed", type=_seed, default=0, help="of the draws (0)")
 
 
 def _verb(verbs: Any, name: str, text: str) -> Parser:
@@ -279,6 +280,15 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, came {text!r}")
     return int(text)
+
+
+def _seed(text: str) -> int:
+    seed = int(text) if text.isdecimal() else text
+    try:
+        check_seed(seed)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("seed: ")) from error
+    return int(seed)
 
 
 def _version() -> str:

@@ -32,6 +32,7 @@ from ppl_vae.inpainting import inpaint
 from ppl_vae.judging import CHECKS, Subject
 from ppl_vae.overrides import Change, parse_sweep
 from ppl_vae.recipes import Recipe
+from ppl_vae.seeds import read_seeds
 from ppl_vae.temperatures import read_temperature
 from ppl_vae.typed import room, zoo
 
@@ -70,9 +71,17 @@ def train(args: Namespace) -> None:
     if args.out is None and args.resume:
         raise UsageError("--resume: expected the run to go on with, came none: add --out RUN")
     out = args.out or Path("runs") / Path(args.recipe).stem
-    for chosen in parse_sweep(args.sweep):
-        folder = out / ",".join(_spelled(key, value) for key, value in chosen)
-        run = _train_one(args, folder, [*args.overrides, *chosen], is_one_of_many=bool(chosen))
+    each = [
+        (
+            out / ",".join(_spelled(key, value) for key, value in chosen),
+            [*args.overrides, *chosen],
+        )
+        for chosen in parse_sweep(args.sweep)
+    ]
+    for folder, changes in each if args.sweep else ():
+        _check_one(args, folder, changes)
+    for folder, changes in each:
+        run = _train_one(args, folder, changes, is_one_of_many=bool(args.sweep))
         ranks = room(run.ppl).ranks
         if ranks.leads():
             history = run.history
@@ -87,11 +96,8 @@ def study(args: Namespace) -> None:
     """Train, evaluate and compare the members of a study; goes on with what stands there."""
     from ppl_vae import studying
 
-    seeds = [part.strip() for part in args.seeds.split(",") if part.strip()]
-    if not all(seed.isdecimal() for seed in seeds):
-        raise UsageError(f"--seeds: expected whole numbers such as 0,1,2, came {args.seeds!r}")
+    seeds = read_seeds(args.seeds)
     out = args.out or Path("runs") / Path(args.study).stem
-    out.mkdir(parents=True, exist_ok=True)
     command = shlex.join(["ppl-vae", *sys.argv[1:]])
     print(
         studying.run(
@@ -99,7 +105,7 @@ def study(args: Namespace) -> None:
             out,
             args.ppl,
             args.overrides,
-            list(map(int, seeds)),
+            seeds,
             command,
             args.share,
             args.minutes,
@@ -156,9 +162,9 @@ def sample(args: Namespace) -> None:
     """Draws from the prior, into a picture or a file of numbers."""
     from evaluation import figures
 
+    temperature = read_temperature(args.temperature)
     run, recipe, ppl = _opened(args)
     model, _, which = _loaded(args, run, ppl)
-    temperature = read_temperature(args.temperature)
     drawn = {"temperature": temperature, "batch_norm": args.batch_norm, "seed": args.seed}
     drawn["label"] = args.label
     draws = room(ppl).sample(model, args.count, **drawn)
@@ -234,6 +240,19 @@ def _train_one(
         raise UsageError(f"--ppl: {folder} was begun in {run.ppl}: leave --ppl out, or begin anew")
     tree = run.recipe if args.recipe is None else recipes.read(args.recipe).to_dict()
     return experiment.go_on(run, recipes.with_changes(tree, changes))
+
+
+def _check_one(args: Namespace, folder: Path, changes: Sequence[str | Change]) -> None:
+    """UsageError, before any run of a sweep is trained, about what is wrong with one of them."""
+    from ppl_vae.runs import Run
+
+    recipe, ppl = recipes.read(args.recipe, changes), args.ppl or "pyro"
+    if args.resume and (folder / "run.json").exists():
+        ppl = Run.open(folder).ppl
+    else:
+        Run.check_free(folder)
+    recipe.model.resolve("model", ppl)
+    recipe.guide.resolve("guide", ppl)
 
 
 def _opened(args: Namespace) -> tuple[Run, Recipe, str]:

@@ -7,6 +7,8 @@ __all__ = ["TrainingError", "UsageError", "nearest"]
 import difflib
 from collections.abc import Iterable
 
+WHOLE, SHOWN = 60, 12  # known names: a list up to so many is told, of a longer one so many
+
 
 class UsageError(ValueError):
     """A mistake in what was asked for; the message is one line that says what to do.
@@ -28,4 +30,6 @@ def nearest(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean '{close[0]}'? " if close else ""
-    return f"{hint}Known: {', '.join(names) or 'none'}"
+    shown = names if len(names) <= WHOLE else names[:SHOWN]
+    more = f" and {len(names) - len(shown)} more" if len(shown) < len(names) else ""
+    return f"{hint}Known: {', '.join(shown) or 'none'}{more}"

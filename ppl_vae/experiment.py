@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ppl_vae import recipes
+from ppl_vae.architecture import check_masks_taken
 from ppl_vae.errors import TrainingError, UsageError
 from ppl_vae.recipes import Recipe
 from ppl_vae.typed import room
@@ -54,7 +55,7 @@ def begin(
     ranks = room(ppl).ranks
     ranks.join(recipe.training)
     data = load_data(recipe)
-    pair = recipes.build(recipe, ppl, data.x_shape)
+    pair = _pair(recipe, ppl, data)
     ranks.wait()  # nothing is written unless all have come so far
     if ranks.leads():
         device = room(ppl).device_name(recipe.training.device)
@@ -82,7 +83,8 @@ def go_on(run: Run, recipe: Recipe | None = None, callbacks: Callbacks = ()) -> 
         callbacks: as those of `fit`.
 
     Raises:
-        UsageError: anything but `training.epochs` has changed, or the data.
+        UsageError: anything but `training.epochs` and `evaluation` has changed, or the data; fewer
+            epochs than there are.
         TrainingError: training cannot go on; what to change is in the message.
     """
     old = Recipe.from_dict(run.recipe)
@@ -90,18 +92,36 @@ def go_on(run: Run, recipe: Recipe | None = None, callbacks: Callbacks = ()) -> 
     for key in recipes.differences(old, recipe):
         if key != "training.epochs" and not key.startswith("evaluation."):
             raise UsageError(
-                f"{key}: cannot change with --resume, training.epochs alone may: "
+                f"{key}: cannot change with --resume, training.epochs and evaluation alone may: "
                 "leave it as it was, or train into another folder"
             )
+    _check_epochs(run, recipe)
     ranks = room(run.ppl).ranks
     ranks.join(recipe.training)
     data = data_of(run, recipe)
-    pair = recipes.build(recipe, run.ppl, data.x_shape)
+    pair = _pair(recipe, run.ppl, data)
     ranks.wait()  # until all have read what is written now
     if ranks.leads():
         run.write_recipe(recipe.to_dict())
     _fit(run, recipe, data, pair, [_device_keeper(run, recipe), *callbacks], resume=True)
     return run
+
+
+def _pair(recipe: Recipe, ppl: str, data: Dataset) -> tuple[Any, Any]:
+    """(model, guide), with the data's images found to be what the model takes."""
+    pair = recipes.build(recipe, ppl, data.x_shape)
+    check_masks_taken(data.train, pair[0])
+    return pair
+
+
+def _check_epochs(run: Run, recipe: Recipe) -> None:
+    """UsageError where a run has come further than it is asked to."""
+    done = 0 if run.last is None else int(run.history["epoch"][-1])
+    if recipe.training.epochs < done:
+        raise UsageError(
+            f"training.epochs: expected at least {done}, which {run.path} has, came "
+            f"{recipe.training.epochs}: leave it out, ask for more, or train into another folder"
+        )
 
 
 def _device_keeper(run: Run, recipe: Recipe) -> Callable[[Any], None]:

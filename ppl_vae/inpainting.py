@@ -28,6 +28,7 @@ from ppl_vae.data.masks import KINDS, check_masks, draw_masks, read_mask
 from ppl_vae.errors import UsageError, nearest
 from ppl_vae.recipes import Recipe
 from ppl_vae.runs import Run, load
+from ppl_vae.temperatures import check_factor
 from ppl_vae.typed import room
 
 
@@ -40,6 +41,7 @@ def inpaint(args: Namespace) -> None:
     out = args.out or run.figures / "inpainted.png"
     if out.suffix not in (".png", ".npz"):
         raise UsageError(f"--out: expected a .png or .npz file, came {out}: change its ending")
+    check_factor(args.temperature)
     ppl = args.ppl or run.ppl
     data = experiment.data_of(run, recipe)
     grey = np.stack([_image(given, data) for given in args.images])
@@ -114,6 +116,7 @@ def _image(given: str, data: Dataset) -> Any:
             )
         image = data.test.pixels[int(given)]
         return image * np.uint8(255) if data.test.binarization == "static" else image
+    _check_file("IMAGE", given, "an image's path, or a test image's number")
     image = read_image(Path(given), channels)
     if image.shape != (channels, height, width):
         raise UsageError(
@@ -134,4 +137,11 @@ def _masks(given: str, count: int, size: Sequence[int], seed: int) -> Any:
         raise UsageError(
             f"--mask: no kind {given!r}: {nearest(given, KINDS)}; or give a picture's path"
         )
+    _check_file("--mask", given, "a picture's path, or a kind of mask")
     return np.repeat(read_mask(given, shape), count, axis=0)
+
+
+def _check_file(what: str, given: str, remedy: str) -> None:
+    if not Path(given).is_file():
+        came = "a folder" if Path(given).is_dir() else "no such file"
+        raise UsageError(f"{what}: expected a picture, came {given}, {came}: give {remedy}")

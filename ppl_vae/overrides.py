@@ -64,12 +64,22 @@ def parse_sweep(texts: Sequence[str]) -> list[list[Change]]:
     >>> parse_sweep(["training.seed=0,1", "objective.beta=4"])
     [[('training.seed', 0), ('objective.beta', 4)], [('training.seed', 1), ('objective.beta', 4)]]
     """
-    axes = []
+    axes: list[list[Change]] = []
     for text in texts:
         key, equals, values = text.partition("=")
         if not equals or not key.strip() or not values.strip():
             raise UsageError(f"--sweep {text}: expected key=v1,v2, such as training.seed=0,1,2")
         choices = _yaml_value(f"--sweep {text}", f"[{values}]")
+        again = [choice for i, choice in enumerate(choices) if choice in choices[:i]]
+        if again:
+            raise UsageError(
+                f"--sweep {text}: expected each value once, came {again[0]!r} twice: leave one out"
+            )
+        if any(axis[0][0] == key.strip() for axis in axes):
+            raise UsageError(
+                f"--sweep {text}: expected each key once, came {key.strip()} twice: put all its "
+                "values into one --sweep"
+            )
         axes.append([(key.strip(), choice) for choice in choices])
     return [list(chosen) for chosen in itertools.product(*axes)]
 

@@ -31,6 +31,7 @@ import yaml
 
 from ppl_vae.errors import UsageError, nearest
 from ppl_vae.overrides import Change, override, reason
+from ppl_vae.seeds import check_seed
 from ppl_vae.settings import ObjectiveSettings, TrainingSettings
 from ppl_vae.typed import FIRST, checked_arguments, find_class, room
 
@@ -62,6 +63,9 @@ class DataSettings:
     masks: tuple[str, ...] = ()
     repository: str | None = None
     condition: str | None = None
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed, "data.seed")
 
 
 @dataclass(frozen=True)
@@ -225,6 +229,11 @@ def _find(name: str) -> Path:
         return path
     path = RECIPES / f"{name}.yaml"
     if not path.is_file():
+        if Path(name).is_file():
+            raise UsageError(
+                f"recipe {name}: expected a recipe's name or a YAML file, came a file that does "
+                "not end in .yaml or .yml: write the recipe into one"
+            )
         raise UsageError(f"recipe {name!r} is unknown: {nearest(name, names())}")
     return path
 

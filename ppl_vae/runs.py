@@ -78,11 +78,7 @@ class Run:
         run = cls(path)
         if ppl not in PPLS:
             raise UsageError(f"ppl: unknown {ppl!r}: {nearest(ppl, PPLS)}")
-        if (run.path / "run.json").exists():
-            raise UsageError(
-                f"{run.path}: holds a run already: add --resume to go on with it, "
-                "or name another folder"
-            )
+        cls.check_free(run.path)
         run.path.mkdir(parents=True, exist_ok=True)
         recipe = dict(recipe)
         seed = recipe.get("training", {}).get("seed")
@@ -90,6 +86,15 @@ class Run:
         run.write_recipe(recipe)
         run._write_about(about)
         return run
+
+    @staticmethod
+    def check_free(path: Path) -> None:
+        """UsageError where `path` holds a run."""
+        if (path / "run.json").exists():
+            raise UsageError(
+                f"{path}: holds a run already: add --resume to go on with it, "
+                "or name another folder"
+            )
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Self:

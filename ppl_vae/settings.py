@@ -4,10 +4,12 @@ from __future__ import annotations
 
 __all__ = ["ObjectiveSettings", "TrainingSettings"]
 
+import math
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Self
 
 from ppl_vae.errors import UsageError, nearest
+from ppl_vae.seeds import check_seed
 
 
 def _require(condition: bool, name: str, expected: str, came: object) -> None:
@@ -192,10 +194,11 @@ class TrainingSettings:
             "schedule": ("constant", "cosine", "linear", "burda"),
             "precision": ("float32", "bfloat16", "float64"),
             "devices": ("one", "all"),
+            "backend": ("gloo", "nccl", "null"),
         }
         for name, names in known.items():
             value = getattr(self, name)
-            if value not in names:
+            if (name, value) != ("backend", None) and value not in names:
                 raise UsageError(
                     f"training.{name}: unknown {value!r}: {nearest(str(value), names)}"
                 )
@@ -206,10 +209,21 @@ class TrainingSettings:
                 none or (isinstance(value, int) and value >= 1),
                 f"training.{name}", "a whole number of at least 1", value,
             )  # fmt: skip
-        _require(self.learning_rate > 0, "training.learning_rate", "above 0", self.learning_rate)
-        delay = self.decay_delay_epochs
-        _require(delay >= 0, "training.decay_delay_epochs", "a number >= 0", delay)
-        for name in ("clip_norm", "clip_value", "skip_norm", "patience", "threads"):
+        check_seed(self.seed, "training.seed")
+        rate = self.learning_rate
+        _require(0 < rate < math.inf, "training.learning_rate", "a finite number above 0", rate)
+        pair = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
+        _require(pair, "training.betas", "two numbers of at least 0 and below 1", [*self.betas])
+        for name in (
+            "decay_delay_epochs", "lr_warmup_epochs", "final_fraction", "eps", "weight_decay",
+        ):  # fmt: skip
+            value = getattr(self, name)
+            _require(0 <= value < math.inf, f"training.{name}", "a finite number >= 0", value)
+        wait = self.checkpoint_seconds
+        _require(wait >= 0, "training.checkpoint_seconds", "a number >= 0", wait)
+        for name in (
+            "clip_norm", "clip_value", "skip_norm", "patience", "threads", "decay_epochs",
+        ):  # fmt: skip
             value = getattr(self, name)
             _require(value is None or value > 0, f"training.{name}", "above 0 or null", value)
         if self.ema is not None:

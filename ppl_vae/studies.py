@@ -107,12 +107,17 @@ class Study:
             UsageError: whatever is wrong, with the member's name.
         """
         last = [parse_override(c) if isinstance(c, str) else c for c in changes]
+        chosen: list[int | None] = [*seeds] or [*(self.seeds or ())] or [None]
+        again = [seed for i, seed in enumerate(chosen) if seed in chosen[:i]]
+        if again:
+            raise UsageError(
+                f"seeds: expected each one once, came {', '.join(map(str, chosen))}: leave the "
+                f"second {again[0]} out"
+            )
         return [
             run
             for name, about in self.members.items()
-            for run in self._member(
-                str(name), about, last, list(seeds) or self.seeds or [None], share
-            )
+            for run in self._member(str(name), about, last, chosen, share)
         ]
 
     def _member(
@@ -229,5 +234,10 @@ def _find(name: str) -> Path:
         return path
     path = STUDIES / f"{name}.yaml"
     if not path.is_file():
+        if Path(name).is_file():
+            raise UsageError(
+                f"study {name}: expected a study's name or a YAML file, came a file that does not "
+                "end in .yaml or .yml: write the study into one"
+            )
         raise UsageError(f"study {name!r} is unknown: {nearest(name, names())}")
     return path

@@ -99,6 +99,10 @@ def ask(
     share: float = 1.0,
 ) -> Asked:
     """What `work` takes; arguments and errors as those of `run`."""
+    if (out / "run.json").exists():
+        raise UsageError(
+            f"--out: expected a study's folder, came {out}, which holds a run: name another one"
+        )
     of_checks = [c for c in changes if c.partition(".")[0] in CHECKS]
     settings = [f"{key}={json.dumps(value)}" for key, value in study.check_settings.items()]
     members = study.runs([c for c in changes if c not in of_checks], seeds, share)

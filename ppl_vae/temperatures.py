@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["Temperature", "check_temperature", "read_temperature"]
+__all__ = ["Temperature", "check_factor", "check_temperature", "read_temperature"]
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
@@ -24,13 +25,14 @@ def check_temperature(
         sites: names of the model's latents, asked for where there is more than one factor.
 
     Raises:
-        UsageError: a factor that is not above 0, a site that is not there, too few or too many.
+        UsageError: a factor that is not above 0 or not finite, a site that is not there, too few or
+            too many.
 
     >>> check_temperature([0.9, 0.5], lambda: ["z2", "z1"])
     {'z1': 0.9, 'z2': 0.5}
     """
     if isinstance(given, int | float):
-        _check(given)
+        check_factor(given)
         return float(given)
     names = sorted(sites(), key=natural)
     if not isinstance(given, Mapping):
@@ -43,7 +45,7 @@ def check_temperature(
     for name, factor in given.items():
         if name not in names:
             raise UsageError(f"temperature: no latent site {name!r}: {nearest(name, names)}")
-        _check(factor)
+        check_factor(factor)
     return {name: float(factor) for name, factor in given.items()}
 
 
@@ -56,10 +58,15 @@ def read_temperature(text: str) -> float | dict[str, float]:
     found: dict[str, float] = {}
     try:
         if "=" not in text:
-            return float(text)
+            whole = float(text)
+            check_factor(whole)
+            return whole
         for piece in text.split(","):
             name, _, factor = piece.partition("=")
             found[name.strip()] = float(factor)
+            check_factor(found[name.strip()])
+    except UsageError:
+        raise
     except ValueError as error:
         raise UsageError(
             f"temperature: expected a number, or SITE=NUMBER,…, came {text!r}: such as 0.7 or "
@@ -68,6 +75,9 @@ def read_temperature(text: str) -> float | dict[str, float]:
     return found
 
 
-def _check(factor: float) -> None:
-    if not factor > 0:
-        raise UsageError(f"temperature: expected above 0, came {factor}")
+def check_factor(factor: float) -> None:
+    """UsageError where one factor is not above 0, or not finite."""
+    if not 0 < factor < math.inf:
+        raise UsageError(
+            f"temperature: expected above 0 and finite, came {factor}: 1 is the prior's own"
+        )

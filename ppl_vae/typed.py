@@ -61,7 +61,7 @@ def find_class(class_path: str, kind: Literal["model", "guide"], ppl: str) -> ty
         module = importlib.import_module(f"{kind}s.{ppl}")
     found = getattr(module, name, None)
     if not inspect.isclass(found):
-        known = getattr(module, "__all__", None) or _own_classes(module)
+        known = _classes(module)
         hint = nearest(name, known)
         raise UsageError(f"{kind}.class_path: no class {name!r} in {module.__name__}: {hint}")
     first = FIRST[kind]
@@ -133,9 +133,13 @@ def _user_module(name: str, key: str) -> ModuleType:
         ) from error
 
 
-def _own_classes(module: ModuleType) -> list[str]:
-    classes = inspect.getmembers(module, inspect.isclass)
-    return [name for name, found in classes if found.__module__ == module.__name__]
+def _classes(module: ModuleType) -> list[str]:
+    """Names of the classes that a module offers, or of its own where it does not say."""
+    classes = dict(inspect.getmembers(module, inspect.isclass))
+    told = getattr(module, "__all__", None)
+    if told:
+        return [name for name in told if name in classes]
+    return [name for name, found in classes.items() if found.__module__ == module.__name__]
 
 
 @cache

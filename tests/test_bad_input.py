@@ -14,6 +14,10 @@ import yaml
 from safetensors.numpy import save
 
 from ppl_vae import cli, runs
+from ppl_vae.architecture import check_masks_taken
+from ppl_vae.data import Images
+from ppl_vae.errors import UsageError, nearest
+from ppl_vae.recipes import RECIPES
 
 TINY = (
     "--set", "model.init_args={latents: [3, 2], hidden: [8, 4], layers: 1, batch_norm: false}",
@@ -87,13 +91,41 @@ def write_images(path: Path, images: Any) -> Path:
         (("train", "vae-digits", "--set", "training.optimizer=adma"), "unknown 'adma'"),
         (("train", "vae-digits", "--set", "data.name=mnits"), "did you mean 'mnist'"),
         (("train", "vae-digits", "--set", "data.valid=1500"), "valid"),
+        (("train", "vae-digits", "--set", "training.betas=[2, 3]"), "at least 0 and below 1"),
+        (("train", "vae-digits", "--set", "training.betas=[0.9, .nan]"), "at least 0 and below 1"),
+        (("train", "vae-digits", "--set", "training.eps=-1"), "training.eps: expected a finite"),
+        (("train", "vae-digits", "--set", "training.weight_decay=-1"), ">= 0, came -1.0"),
+        (("train", "vae-digits", "--set", "training.decay_epochs=-5"), "above 0 or null, came -5"),
+        (("train", "vae-digits", "--set", "training.final_fraction=-1"), ">= 0, came -1.0"),
+        (("train", "vae-digits", "--set", "training.lr_warmup_epochs=-1"), ">= 0, came -1.0"),
+        (("train", "vae-digits", "--set", "training.checkpoint_seconds=-1"), ">= 0, came -1.0"),
+        (("train", "vae-digits", "--set", "training.learning_rate=.inf"), "finite number above 0"),
+        (("train", "vae-digits", "--set", "training.backend=foo"), "Known: gloo, nccl, null"),
+        (("train", "vae-digits", "--set", "training.seed=-1"), "training.seed: expected a whole"),
+        (("train", "vae-digits", "--set", f"training.seed={2**32}"), "0 to 4294967295, came"),
+        (("train", "vae-digits", "--set", "data.seed=-1"), "data.seed: expected a whole number"),
+        (("train", "vae-digits", "--set", f"data.seed={2**32}"), "data.seed: expected a whole"),
         (("train", "vae-digits", "--sweep", "training.seed"), "expected key=v1,v2"),
+        (("train", "vae-digits", "--sweep", "training.seed=0,0"), "came 0 twice: leave one out"),
+        (("train", "vae-digits", "--sweep", "training.epochs=1,0"), "at least 1, came 0"),
+        (("train", "vae-digits", "--sweep", "guide=MeanFieldGuide,Mine"), "no class 'Mine'"),
+        (
+            ("train", "vae-digits", "--sweep", "a=0", "--sweep", "a=1"),
+            "--sweep a=1: expected each key once",
+        ),
+        (("study", "depth", "--seeds", "0,0"), "seeds: expected each one once, came 0, 0"),
+        (("study", "depth", "--seeds", f"{2**32}"), "training.seed: expected a whole number of"),
+        (("study", "depth", "--minutes", "0"), "--minutes: expected a number above 0"),
         (("train", "--resume"), "add --out RUN"),
         (("train", "--resume", "--out", "s", "--sweep", "training.seed=0"), "expected a recipe"),
         (("train", "--resume", "--out", "nowhere"), "nowhere: no run here"),
         (("evaluate", "nowhere"), "nowhere: no run here"),
         (("evaluate", "nowhere", "--samples", "0"), "expected a whole number of at least 1"),
         (("evaluate", "nowhere", "--json"), "nowhere: no run here"),
+        (("sample", "nowhere", "--seed", "-1"), "of 0 to 4294967295, came '-1'"),
+        (("sample", "nowhere", "--seed", "99999999999999999999"), "--seed: expected a whole"),
+        (("sample", "nowhere", "--temperature", "inf"), "above 0 and finite, came inf"),
+        (("sample", "nowhere", "--temperature", "z1=nan"), "above 0 and finite, came nan"),
         (("compare", "nowhere"), "nowhere: no run here"),
     ],
 )
@@ -120,6 +152,19 @@ def test_request(
         ("model.init_args.activation=tahn", "did you mean 'tanh'"),
         ("model.init_args.likelihood=bernouli", "did you mean 'bernoulli'"),
         ("model.init_args.hidden=[]", "hidden: expected"),
+        ("model.init_args.hidden=[8, 0]", "hidden: expected widths of at least 1"),
+        ("model.init_args.latent=0", "latent: expected a size of at least 1, came 0"),
+        ("model.init_args.latent=-1", "latent: expected a size of at least 1, came -1"),
+        (
+            "model={class_path: HierarchicalVAE, init_args: {latents: [3, 0], hidden: [8, 8]}}",
+            "latents: expected sizes of at least 1, came [3, 0]",
+        ),
+        ("model={class_path: PixelVAE, init_args: {latent: 0}}", "latent: expected a size"),
+        (
+            "model={class_path: HierarchicalPixelVAE, init_args: {latents: [0, 1]}}",
+            "latents: expected sizes of at least 1, came [0, 1]",
+        ),
+        ("data.masks=[centre]", "masks: expected none for VAE"),
         ("training.device=tpu", "training.device"),
     ],
 )
@@ -153,6 +198,46 @@ def test_guide_of_another_model(
     line = fails("train", "lvae-digits", *TINY, "--ppl", ppl, "--set", f"guide={module}.Wrong")
     assert "guide covers sites z1, z2, z3 but the model has z1, z2" in line
     assert not (tmp_path / "runs" / "lvae-digits").exists()
+
+
+def test_names_of_a_module_are_its_classes(fails: Fails, tmp_path: Path) -> None:
+    change = ("--set", "model.class_path=os.path")
+    line = fails("train", "vae-digits", "--out", tmp_path / "run", *change)
+    assert "no class 'path' in os" in line
+    assert "EX_CONFIG" not in line
+
+
+def test_long_lists_of_names_are_cut() -> None:
+    names = [f"name{i:03}" for i in range(100)]
+    assert nearest("other", names).endswith("name010, name011 and 88 more")
+    assert "more" not in nearest("other", names[:60])
+
+
+@pytest.mark.parametrize("verb", ["train", "study"])
+def test_a_file_that_is_not_yaml(
+    fails: Fails, verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.py").touch()
+    assert "bad.py: expected a" in fails(verb, "bad.py")
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.py"]
+
+
+def test_a_class_says_that_it_takes_masks() -> None:
+    """By an attribute; what has none is refused images whose masks are drawn anew."""
+
+    class Plain:
+        pass
+
+    class Masked:
+        takes_masks = True
+
+    images = Images(np.zeros((2, 1, 2, 2), np.uint8))
+    holes = images.with_fresh_masks(np.ones((1, 1, 2, 2), np.uint8))
+    check_masks_taken(holes, Masked())
+    check_masks_taken(images, Plain())
+    with pytest.raises(UsageError, match="takes_masks = True"):
+        check_masks_taken(holes, Plain())
 
 
 # Data
@@ -238,12 +323,29 @@ def test_folder_that_holds_a_run(fails: Fails, run: Path) -> None:
     assert contents(run) == before
 
 
+def test_study_into_a_run(fails: Fails, trained: Path) -> None:
+    before = contents(trained)
+    assert "which holds a run: name another one" in fails("study", "depth", "--out", trained)
+    assert contents(trained) == before
+
+
+def test_sweep_over_a_run_that_is_there(fails: Fails, tmp_path: Path) -> None:
+    """The second folder is taken: the first run is not trained either."""
+    there = tmp_path / "training.seed=1"
+    there.mkdir()
+    (there / "run.json").write_text("{}")
+    line = fails("train", "vae-digits", "--out", tmp_path, "--sweep", "training.seed=0,1")
+    assert "holds a run already" in line
+    assert list(tmp_path.iterdir()) == [there]
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
         (("--set", "training.seed=1"), "training.seed: cannot change with --resume"),
         (("--set", "model.init_args.latents=[2, 2]"), "model.init_args.latents: cannot change"),
-        (("vae-digits",), "cannot change with --resume, training.epochs alone may"),
+        (("vae-digits",), "cannot change with --resume, training.epochs and evaluation alone may"),
+        (("--set", "training.epochs=1"), "training.epochs: expected at least 2, which"),
         (("--set", "training.epoch=3"), "did you mean 'epochs'"),
         (("--ppl", "numpyro"), "was begun in pyro"),
     ],
@@ -263,6 +365,15 @@ def test_resume_with_changes(
         (("evaluate", "--images", "298"), "expected 1 to 297, came 298"),
         (("reconstruct", "--count", "298"), "expected 1 to 297, came 298"),
         (("sample", "--temperature", "0"), "temperature: expected above 0"),
+        (("inpaint", "0", "--mask", "centre", "--temperature", "nan"), "finite, came nan"),
+        (("inpaint", "none.png", "--mask", "centre"), "IMAGE: expected a picture, came none.png"),
+        (("inpaint", "0", "--mask", "none.png"), "--mask: expected a picture, came none.png"),
+        (("evaluate", "--bound", "ais", "--set", "ais.starts=[]"), "ais.starts: expected guide"),
+        (("evaluate", "--bound", "bdmc", "--set", "bdmc.starts=[]"), "bdmc.starts: expected"),
+        (("evaluate", "--check", "calibration", "--set", "calibration.level=2"), "level: expected"),
+        (("evaluate", "--check", "latents", "--set", "latents.images=1"), "at least 2, came 1"),
+        (("evaluate", "--check", "nope"), "Known: ais, bdmc"),
+        (("compare", "--published", str(RECIPES / "vae-digits.yaml")), "came a mapping of name, d"),
         (("sample", "--out", "draws.jpg"), "expected a .png or .npz file"),
         (("sample", "--out", "/dev/null/draws.png"), "/dev/null"),
     ],

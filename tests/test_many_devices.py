@@ -215,7 +215,7 @@ JAX = {"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0", "JAX_COORDINATOR_ADDRESS
         ({"WORLD_SIZE": "2"}, "train vae-digits", "WORLD_SIZE is set but not RANK, LOCAL_RANK"),
         ({**FULL, "RANK": "2"}, "train vae-digits", "process number: expected 0 to 1, came 2"),
         ({**FULL, "RANK": "x"}, "train vae-digits", "RANK: expected a whole number, came 'x'"),
-        (FULL, "train vae-digits --set training.backend=mpi", "no 'mpi' for cpu here"),
+        (FULL, "train vae-digits --set training.backend=nccl", "no 'nccl' for cpu here"),
         (FULL, "train vae-digits --ppl numpyro", "training.devices=all"),
         (FULL, "sample run", "expected one process, came 2"),
         ({"JAX_NUM_PROCESSES": "2"}, "train vae-digits --ppl numpyro", "not JAX_COORDINATOR_ADDR"),

@@ -178,6 +178,8 @@ DCI = ("disentanglement", "completeness", "informativeness")
         (["--minutes", "0"], "--minutes: expected a number above 0, came 0"),
         (["--jobs", "0"], "--jobs: expected a whole number of at least 1, came 0"),
         (["--seeds", "a"], "--seeds: expected whole numbers such as 0,1,2, came 'a'"),
+        (["--seeds", "1,1"], "seeds: expected each one once, came 1, 1: leave the second 1 out"),
+        (["--page", "."], "--page: expected a file, came the folder ."),
         (["--ppl", "jax"], "--ppl: invalid choice: 'jax'"),
         (["--set", "training.epoch=2"], "training.epoch: unknown key: did you mean 'epochs'"),
         (["--set", "latents.images=3", "--tables", "burda-2015"], "no table has the check latents"),

@@ -295,6 +295,7 @@ def test_studies_of_the_project_are_whole(name: str) -> None:
             "member a: recipe 'vae-digit' is unknown",
         ),
         ({"members": {"a": None}}, "along.beta: .*members \\(a\\), came plain, weak"),
+        ({"seeds": [3, 3]}, "seeds: expected each one once, came 3, 3"),
         ({"recipe": None}, "member plain: recipe: missing"),
         ({"set": {"objective.betta": 1}}, "member plain: .*objective.betta: unknown key"),
         ({"checks": ["colapse"]}, "--check: unknown 'colapse'"),

@@ -16,7 +16,7 @@ import numpyro.distributions as dist
 from flax import nnx
 from jax import Array
 
-from ppl_vae.architecture import Architecture, check_batch
+from ppl_vae.architecture import Architecture, check_batch, check_latents
 from ppl_vae.numpyro.bind import bind
 from ppl_vae.numpyro.distributions import standard_normal
 from ppl_vae.numpyro.likelihoods import Likelihood
@@ -76,7 +76,7 @@ class HierarchicalVAE(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         self.x_shape = tuple(x_shape)
-        self.latents = tuple(latents)
+        self.latents = check_latents("latents", latents)
         self.architecture = Architecture(tuple(hidden), layers, net, activation, batch_norm)
         self.likelihood = Likelihood(likelihood)
         widths = self.architecture.widths(len(self.latents))

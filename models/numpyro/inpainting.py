@@ -102,8 +102,11 @@ class InpaintingVAE(nnx.Module):
         rngs: for the initial weights.
 
     Attributes:
+        takes_masks: that images come with their masks.
         context_channels: {site: channels} of what a guide is shown beside the prior.
     """
+
+    takes_masks = True
 
     def __init__(
         self,

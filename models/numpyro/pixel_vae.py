@@ -22,7 +22,7 @@ import numpyro.distributions as dist
 from flax import nnx
 from jax import Array
 
-from ppl_vae.architecture import Architecture, check_batch
+from ppl_vae.architecture import Architecture, check_batch, check_latents
 from ppl_vae.numpyro.autoregressive import Autoregressive
 from ppl_vae.numpyro.bind import bind
 from ppl_vae.numpyro.distributions import standard_normal
@@ -95,7 +95,7 @@ class PixelVAE(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         self.x_shape = tuple(x_shape)
-        self.latents = (latent,)
+        self.latents = check_latents("latent", (latent,))
         self.architecture = Architecture(tuple(hidden), len(hidden), "conv", activation, batch_norm)
         self.likelihood = Likelihood(likelihood)
         self.decoder = ConvDecoder(
@@ -159,7 +159,7 @@ class HierarchicalPixelVAE(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         self.x_shape = tuple(x_shape)
-        self.latents = tuple(latents)
+        self.latents = check_latents("latents", latents)
         self.architecture = Architecture(tuple(hidden), 2, "conv", activation, batch_norm)
         self.likelihood = Likelihood(likelihood)
         sides = halved(x_shape[1], x_shape[2], len(self.latents) + 1)[2:]

@@ -14,7 +14,7 @@ import numpyro
 from flax import nnx
 from jax import Array
 
-from ppl_vae.architecture import Architecture, check_batch
+from ppl_vae.architecture import Architecture, check_batch, check_latents
 from ppl_vae.numpyro.bind import bind
 from ppl_vae.numpyro.distributions import standard_normal
 from ppl_vae.numpyro.likelihoods import Likelihood
@@ -52,7 +52,7 @@ class VAE(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         self.x_shape = tuple(x_shape)
-        self.latents = (latent,)
+        self.latents = check_latents("latent", (latent,))
         self.architecture = Architecture(tuple(hidden), len(hidden), net, activation, batch_norm)
         self.likelihood = Likelihood(likelihood)
         self.decoder = decoder(

@@ -14,7 +14,7 @@ import pyro
 import pyro.distributions as dist
 from torch import Tensor, nn
 
-from ppl_vae.architecture import Architecture, check_batch
+from ppl_vae.architecture import Architecture, check_batch, check_latents
 from ppl_vae.pyro.bind import bind
 from ppl_vae.pyro.distributions import standard_normal
 from ppl_vae.pyro.likelihoods import Likelihood
@@ -65,7 +65,7 @@ class HierarchicalVAE(nn.Module):
     ) -> None:
         super().__init__()
         self.x_shape = tuple(x_shape)
-        self.latents = tuple(latents)
+        self.latents = check_latents("latents", latents)
         self.architecture = Architecture(tuple(hidden), layers, net, activation, batch_norm)
         self.likelihood = Likelihood(likelihood)
         widths = self.architecture.widths(len(self.latents))

@@ -94,8 +94,11 @@ class InpaintingVAE(nn.Module):
             (`Images.with_vectors`): as many maps between image and mask, read like these.
 
     Attributes:
+        takes_masks: that images come with their masks.
         context_channels: {site: channels} of what a guide is shown beside the prior.
     """
+
+    takes_masks = True
 
     def __init__(
         self,

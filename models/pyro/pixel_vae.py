@@ -20,7 +20,7 @@ import pyro.distributions as dist
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ppl_vae.architecture import Architecture, check_batch
+from ppl_vae.architecture import Architecture, check_batch, check_latents
 from ppl_vae.pyro.autoregressive import Autoregressive
 from ppl_vae.pyro.bind import bind
 from ppl_vae.pyro.distributions import standard_normal
@@ -89,7 +89,7 @@ class PixelVAE(nn.Module):
     ) -> None:
         super().__init__()
         self.x_shape = tuple(x_shape)
-        self.latents = (latent,)
+        self.latents = check_latents("latent", (latent,))
         self.architecture = Architecture(tuple(hidden), len(hidden), "conv", activation, batch_norm)
         self.likelihood = Likelihood(likelihood)
         self.decoder = ConvDecoder(
@@ -146,7 +146,7 @@ class HierarchicalPixelVAE(nn.Module):
     ) -> None:
         super().__init__()
         self.x_shape = tuple(x_shape)
-        self.latents = tuple(latents)
+        self.latents = check_latents("latents", latents)
         self.architecture = Architecture(tuple(hidden), 2, "conv", activation, batch_norm)
         self.likelihood = Likelihood(likelihood)
         sides = halved(x_shape[1], x_shape[2], len(self.latents) + 1)[2:]

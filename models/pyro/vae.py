@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import pyro
 from torch import Tensor, nn
 
-from ppl_vae.architecture import Architecture, check_batch
+from ppl_vae.architecture import Architecture, check_batch, check_latents
 from ppl_vae.pyro.bind import bind
 from ppl_vae.pyro.distributions import standard_normal
 from ppl_vae.pyro.likelihoods import Likelihood
@@ -48,7 +48,7 @@ class VAE(nn.Module):
     ) -> None:
         super().__init__()
         self.x_shape = tuple(x_shape)
-        self.latents = (latent,)
+        self.latents = check_latents("latent", (latent,))
         self.architecture = Architecture(tuple(hidden), len(hidden), net, activation, batch_norm)
         self.likelihood = Likelihood(likelihood)
         self.decoder = decoder(

@@ -30,12 +30,12 @@ from ppl_vae.data import (
     omniglot,
     sprites,
 )
-from ppl_vae.data.binarization import check_seed
 from ppl_vae.data.conditions import conditioned
 from ppl_vae.data.images import BINARIZATIONS, Dataset, Factors, Images, Source
 from ppl_vae.data.masks import check_kinds, draw_mixed
 from ppl_vae.data.splits import hold_out
 from ppl_vae.errors import UsageError, nearest
+from ppl_vae.seeds import check_seed
 
 NUM_MASKS = 4096  # that training draws from
 

@@ -10,14 +10,14 @@ NumPy holds fixed between versions.
 
 from __future__ import annotations
 
-__all__ = ["BLOCK", "check_seed", "draw_once"]
+__all__ = ["BLOCK", "draw_once"]
 
 import math
 
 import numpy as np
 import numpy.typing as npt
 
-from ppl_vae.errors import UsageError
+from ppl_vae.seeds import check_seed
 
 BLOCK = 256
 
@@ -38,12 +38,6 @@ def draw_once(values: npt.NDArray[np.uint8], seed: int) -> npt.NDArray[np.uint8]
         rows = np.asarray(values[start : start + BLOCK])
         drawn[start : start + BLOCK] = _uniform(rows.shape, int(seed), block) < rows / 255.0
     return drawn
-
-
-def check_seed(seed: int) -> None:
-    """Refuse a seed that is no whole number or below 0."""
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-        raise UsageError(f"seed: expected a whole number, 0 or more, came {seed!r}")
 
 
 def _uniform(shape: tuple[int, ...], seed: int, block: int) -> npt.NDArray[np.float64]:

@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ppl_vae.data.binarization import check_seed
 from ppl_vae.errors import UsageError, nearest
+from ppl_vae.seeds import check_seed
 
 Masks = npt.NDArray[np.uint8]
 """(n, 1, height, width) of 0 and 1."""

@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ppl_vae.annealing import AnnealingSettings
-from ppl_vae.judging.bounding import annealed, error, finite, fixed, importance, movable, number
+from ppl_vae.judging.bounding import (
+    annealed,
+    check_starts,
+    error,
+    finite,
+    fixed,
+    importance,
+    movable,
+    number,
+)
 from ppl_vae.judging.subject import Finding, Subject
 
 if TYPE_CHECKING:
@@ -60,7 +69,8 @@ def annealing(settings: Any, start: Any) -> AnnealingSettings:
 
 
 def ready(subject: Subject, settings: Settings) -> None:
-    """UsageError where a setting is out of range, or a site has no gradients."""
+    """UsageError where a setting is out of range, no start given, or a site without gradients."""
+    check_starts(NAME, settings.starts)
     for start in settings.starts:
         annealing(settings, start)
     movable(subject, NAME, images=settings.images, samples=settings.samples)

@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ppl_vae.judging.ais import annealing
-from ppl_vae.judging.bounding import annealed, finite, importance, movable, number, simulated
+from ppl_vae.judging.bounding import (
+    annealed,
+    check_starts,
+    finite,
+    importance,
+    movable,
+    number,
+    simulated,
+)
 from ppl_vae.judging.subject import Finding, Subject
 
 if TYPE_CHECKING:
@@ -48,7 +56,8 @@ class Settings:
 
 
 def ready(subject: Subject, settings: Settings) -> None:
-    """UsageError where a setting is out of range, or a site has no gradients."""
+    """UsageError where a setting is out of range, no start given, or a site without gradients."""
+    check_starts(NAME, settings.starts)
     for start in settings.starts:
         annealing(settings, start)
     movable(subject, NAME, images=settings.images, samples=settings.samples)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = [
     "annealed",
+    "check_starts",
     "error",
     "finite",
     "fixed",
@@ -14,7 +15,7 @@ __all__ = [
 ]
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +29,15 @@ if TYPE_CHECKING:
 
     from evaluation.comparison import Number
     from ppl_vae.data import Images
+
+
+def check_starts(check: str, starts: Sequence[str]) -> None:
+    """UsageError where there is no start of a path, or one of them twice."""
+    if not starts or len(set(starts)) < len(starts):
+        raise UsageError(
+            f"{check}.starts: expected guide, prior, or both, came {list(starts)}: such as "
+            f"--set {check}.starts=[guide]"
+        )
 
 
 def movable(subject: Subject, check: str, **least_one: int) -> None:

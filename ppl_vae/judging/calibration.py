@@ -38,7 +38,7 @@ class Settings:
 
 
 def ready(subject: Subject, settings: Settings) -> None:
-    """UsageError where there are too few simulations or draws."""
+    """UsageError where there are too few simulations or draws, or the level is none."""
     from evaluation.calibration import MIN_SIMULATIONS
 
     if settings.simulations < MIN_SIMULATIONS:
@@ -48,6 +48,11 @@ def ready(subject: Subject, settings: Settings) -> None:
         )
     if settings.draws < 1:
         raise UsageError(f"calibration.draws: expected at least 1, came {settings.draws}")
+    if not 0 < settings.level < 1:
+        raise UsageError(
+            f"calibration.level: expected a probability between 0 and 1, came {settings.level:g}: "
+            "such as 0.01"
+        )
 
 
 def judge(subject: Subject, settings: Settings) -> Finding:

@@ -50,6 +50,15 @@ class Settings:
     traversals: int = 8
     steps: int = 9
 
+    def __post_init__(self) -> None:
+        least = {"images": 2, "probe_images": 2, "sites": 1, "shown": 2, "traversals": 1}
+        for name, number in (least | {"steps": 2}).items():
+            if getattr(self, name) < number:
+                raise UsageError(
+                    f"{NAME}.{name}: expected at least {number}, came {getattr(self, name)}: "
+                    "raise it"
+                )
+
 
 def ready(subject: Subject, settings: Settings) -> None:
     """UsageError where labels were asked for and there are none."""

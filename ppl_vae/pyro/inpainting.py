@@ -14,6 +14,7 @@ from ppl_vae.errors import UsageError
 from ppl_vae.pyro.asking import asked
 from ppl_vae.pyro.sampling import _mean
 from ppl_vae.pyro.sampling import temperature as cooled
+from ppl_vae.temperatures import check_factor
 
 
 def complete(
@@ -40,11 +41,9 @@ def complete(
         mean: the likelihood's mean for each draw of the latents, where it has one (autoregressive
             pixels have none); False draws pixels too.
     """
-    if count < 1 or not temperature > 0:
-        raise UsageError(
-            f"complete: expected count of at least 1 and temperature above 0, came {count} and "
-            f"{temperature}"
-        )
+    check_factor(temperature)
+    if count < 1:
+        raise UsageError(f"complete: expected count of at least 1, came {count}")
     generate = model if temperature == 1.0 else cooled(temperature)(model)
 
     def as_guide(x: Any) -> Any:  # a pass over the images, for recomputed statistics
