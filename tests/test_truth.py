@@ -427,7 +427,7 @@ def test_temperature_scales_every_latent_and_not_the_data(ppl: str) -> None:
     for factor, one, other in zip((0.25, 0.25, 1.0), warm, cool, strict=True):
         assert one.std() > 0.5
         np.testing.assert_allclose(other, factor * one, atol=1e-5)
-    with pytest.raises(UsageError, match="temperature: expected above 0, came 0"):
+    with pytest.raises(UsageError, match="temperature: expected above 0 and finite, came 0"):
         room(ppl).sample(model, 1, temperature=0)
 
 
