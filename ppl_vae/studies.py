@@ -51,7 +51,7 @@ class Member:
         recipe: checked, all changes in place.
         folder: of the run, below the study's.
         full_epochs: of the study's own protocol, of which the recipe may have a share.
-        cut: how the recipe's evaluation is less than the study's own; "" where it is not.
+        cut: how its data are others, or its evaluation less, than the study's own; "" where not.
     """
 
     name: str
@@ -144,9 +144,20 @@ class Study:
                 raise UsageError(f"{where}: {error}") from error
             number = recipe.training.seed
             folder = name if len(seeds) == 1 else f"{name}/seed-{number}"
-            lengths = (full.training.epochs, _cut(full.evaluation, recipe.evaluation))
+            cuts = (_moved(full.data, recipe.data), _cut(full.evaluation, recipe.evaluation))
+            lengths = (full.training.epochs, ", ".join(filter(None, cuts)))
             found.append(Member(name, number, recipe, folder, *lengths))
         return found
+
+
+def _moved(full: recipes.DataSettings, asked: recipes.DataSettings) -> str:
+    """Other images than the study's own, whose published numbers are not of them.
+
+    >>> _moved(recipes.DataSettings("mnist", "static"), recipes.DataSettings("digits", "static"))
+    'digits, static binarisation, in the place of mnist, static binarisation'
+    """
+    there, here = (f"{one.name}, {one.binarization} binarisation" for one in (full, asked))
+    return "" if there == here else f"{here}, in the place of {there}"
 
 
 def _cut(full: recipes.EvaluationSettings, asked: recipes.EvaluationSettings) -> str:
