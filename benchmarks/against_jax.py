@@ -28,7 +28,7 @@ from benchmarks.problem import (
 from benchmarks.timing import interleaved
 from ppl_vae.data import Images
 from ppl_vae.numpyro import state
-from ppl_vae.numpyro.training import NumPyroTrainer
+from ppl_vae.numpyro.trainer import NumPyroTrainer
 from ppl_vae.settings import ObjectiveSettings, TrainingSettings
 
 # Machine code of poor quality, soon: the operations that XLA counts are the same.

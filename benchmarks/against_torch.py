@@ -29,7 +29,8 @@ from benchmarks.problem import (
 from benchmarks.timing import interleaved
 from ppl_vae.data import Images
 from ppl_vae.pyro import state
-from ppl_vae.pyro.training import PyroTrainer, _surroundings
+from ppl_vae.pyro.trainer import PyroTrainer
+from ppl_vae.pyro.training import _surroundings
 from ppl_vae.settings import ObjectiveSettings, TrainingSettings
 
 Turn = Callable[[int], np.ndarray]

@@ -20,7 +20,7 @@ from models.numpyro import VeryDeepVAE
 from ppl_vae.data import Images
 from ppl_vae.numpyro.asking import asked
 from ppl_vae.numpyro.memory import needed
-from ppl_vae.numpyro.training import NumPyroTrainer
+from ppl_vae.numpyro.trainer import NumPyroTrainer
 from ppl_vae.numpyro.weighing import _Passes, _weigh_apart
 
 Made = tuple[Callable[[int], object], dict[str, float]]

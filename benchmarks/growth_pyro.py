@@ -19,7 +19,7 @@ from models.pyro import VeryDeepVAE
 from ppl_vae.data import Images
 from ppl_vae.pyro.asking import asked
 from ppl_vae.pyro.memory import Watermark
-from ppl_vae.pyro.training import PyroTrainer
+from ppl_vae.pyro.trainer import PyroTrainer
 from ppl_vae.pyro.weighing import _weights
 
 Made = tuple[Callable[[int], object], dict[str, float]]

@@ -25,7 +25,7 @@ from guides.numpyro import MeanFieldGuide
 from models.numpyro import VAE
 from ppl_vae.data import Images
 from ppl_vae.numpyro import log_weights, state
-from ppl_vae.numpyro.training import NumPyroTrainer
+from ppl_vae.numpyro.trainer import NumPyroTrainer
 from ppl_vae.settings import ObjectiveSettings, TrainingSettings
 
 

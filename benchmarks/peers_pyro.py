@@ -36,7 +36,7 @@ from guides.pyro import MeanFieldGuide
 from models.pyro import VAE
 from ppl_vae.data import Images
 from ppl_vae.pyro import Objective, state
-from ppl_vae.pyro.training import PyroTrainer
+from ppl_vae.pyro.trainer import PyroTrainer
 from ppl_vae.settings import ObjectiveSettings, TrainingSettings
 
 

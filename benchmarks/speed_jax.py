@@ -21,7 +21,7 @@ from benchmarks.by_hand_jax import ByHand
 from benchmarks.problem import LEARNING_RATE, Problem, columns, schedules
 from ppl_vae.data import Images
 from ppl_vae.numpyro import state
-from ppl_vae.numpyro.training import NumPyroTrainer
+from ppl_vae.numpyro.trainer import NumPyroTrainer
 from ppl_vae.settings import ObjectiveSettings, TrainingSettings
 
 

@@ -1,23 +1,10 @@
-"""What training is around its epochs, for both PPLs: history, stopping, checkpoints, advice.
-
-History is an xarray.Dataset over `step` (the optimiser's, at each epoch's end), `site` (z1 first)
-and `bound` (lowest, highest). Means over an epoch's images, under the weights as they were:
-`elbo` (divergence weight 1), `log_likelihood`, `kl`; nats per image, `elbo` higher is better.
-
-At an epoch's end, of the first training images and under one draw of the sites above: the lowest
-and highest `posterior_loc` and `posterior_scale`, and how many units are active, by the variance
-over images of their posterior means (`active_units`, Burda et al. 2015) and by their mean
-divergence (`active_units_kl`), either above 0.01. Where latents are discrete: how many positions
-have each code (`code_counts`, over `site` and `code`), how many codes have any (`used_codes`), and
-the perplexity of the counts.
-"""
+"""What training is around its epochs, for both PPLs: history, stopping, checkpoints, advice."""
 
 from __future__ import annotations
 
-__all__ = ["EpochLog", "Fit", "Stop", "Trainer", "code_use", "train"]
+__all__ = ["EpochLog", "Fit", "Stop", "Trainer", "out_of_memory", "train"]
 
 import math
-import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -27,14 +14,11 @@ import numpy as np
 import xarray as xr
 from tqdm import tqdm
 
-from ppl_vae import schedules
-from ppl_vae.codebooks import perplexity
+from ppl_vae import monitor, schedules
 from ppl_vae.errors import TrainingError
+from ppl_vae.histories import history_of, rows_of
 from ppl_vae.runs import Arrays, Checkpoint, Run
 from ppl_vae.settings import ObjectiveSettings, TrainingSettings
-
-ACTIVE = 0.01  # a unit's least variance of means, or least nats of divergence, to count as active
-SAMPLE_EPOCHS = (1, 2, 5)  # times powers of ten: epochs at which prior samples are kept
 
 
 class EpochLog(NamedTuple):
@@ -84,7 +68,7 @@ class Fit:
     """What `fit` gives back.
 
     Attributes:
-        history: see `ppl_vae.loop`.
+        history: see `ppl_vae.histories`.
         params: {name: array} learned by plain functions, for `log_weights(..., params=...)`;
             empty for modules, which are updated in place.
         best_epoch: epoch of the highest validation ELBO, or None without validation.
@@ -141,7 +125,7 @@ def train(
         progress, rows, best = _go_on(trainer, run, leads)
     if not leads:
         run, show_progress, callbacks = None, False, ()
-    board = _board(run, rows, trainer.sites)
+    board = monitor.board_of(run, rows, trainer.sites)
     saved_at, last_saved = time.monotonic(), progress.epoch
 
     def save_if_due() -> None:
@@ -150,7 +134,7 @@ def train(
             _save(run, trainer, progress, rows, best)
             saved_at, last_saved = time.monotonic(), progress.epoch
 
-    with _bar(trainer, settings, progress, show_progress) as bar:
+    with monitor.bar(trainer, settings, progress, show_progress) as bar:
         while progress.epoch < settings.epochs and not _out_of_patience(progress, settings):
             row = _one_epoch(
                 trainer, objective, settings, full_weight, progress, bar, run, save_if_due
@@ -158,7 +142,7 @@ def train(
             rows.append(row)
             if progress.best_epoch == progress.epoch:
                 best = trainer.weights()
-            _tell(board, row, trainer.sites)
+            monitor.tell(board, row, trainer.sites)
             try:
                 for callback in callbacks:
                     callback(history_of(rows, trainer.sites))
@@ -167,7 +151,7 @@ def train(
                     _save(run, trainer, progress, rows, best)
                 raise
             if run is not None:
-                _keep_samples(run, trainer, progress.epoch)
+                monitor.keep_samples(run, trainer, progress.epoch)
                 save_if_due()
     history = history_of(rows, trainer.sites)
     if run is not None and last_saved < progress.epoch:
@@ -201,38 +185,52 @@ def _one_epoch(
         progress.seconds = time.perf_counter() - begun
         if progress.step < per_epoch:
             pause()
-    log = _joined(progress.logs)
-    seconds = progress.seconds
+    log, seconds = _joined(progress.logs), progress.seconds
     progress.epoch += 1
     progress.step, progress.seconds, progress.logs = 0, 0.0, []
-    kept = log.skipped == 0
-    kl = log.kl[kept].mean(0) if kept.any() else np.full(len(trainer.sites), np.nan)
-    likelihood = log.log_likelihood[kept].mean() if kept.any() else np.nan
-    row: dict[str, Any] = {
+    row = {
         "epoch": progress.epoch,
         "step": progress.epoch * per_epoch,
-        "elbo": likelihood - kl.sum(),
-        "loss": log.loss[kept].mean() if kept.any() else np.nan,
-        "log_likelihood": likelihood,
-        "kl": kl,
+        **_means(log),
         "kl_weight": kl_weight[-1],
         "learning_rate": rate[-1],
-        "grad_norm": log.grad_norm[kept].mean() if kept.any() else np.nan,
-        "skipped": int(log.skipped.sum()),
         "images_per_second": per_epoch * trainer.batch_size / seconds,
         "seconds": seconds,
+        **_validated(trainer, progress),
+        **(trainer.posterior_range() or {}),
     }
-    validated = trainer.validate()
-    if validated is not None:
-        row["valid_log_likelihood"], row["valid_kl"] = validated
-        row["valid_elbo"] = validated[0] - validated[1].sum()
-        if row["valid_elbo"] > progress.best_elbo:
-            progress.best_elbo, progress.best_epoch = float(row["valid_elbo"]), progress.epoch
-    ranges = trainer.posterior_range()
-    if ranges is not None:
-        row |= ranges
-    bar.set_postfix_str(_summary(row, trainer.sites))
+    bar.set_postfix_str(monitor.summary(row, trainer.sites))
     return row
+
+
+def _means(log: EpochLog) -> dict[str, Any]:
+    """An epoch's steps in one, without those that were left out; NaN where all were."""
+    kept = log.skipped == 0
+
+    def mean(values: np.ndarray) -> Any:
+        return values[kept].mean(0) if kept.any() else np.full(values.shape[1:], np.nan)[()]
+
+    likelihood, kl = mean(log.log_likelihood), mean(log.kl)
+    return {
+        "elbo": likelihood - kl.sum(),
+        "loss": mean(log.loss),
+        "log_likelihood": likelihood,
+        "kl": kl,
+        "grad_norm": mean(log.grad_norm),
+        "skipped": int(log.skipped.sum()),
+    }
+
+
+def _validated(trainer: Trainer, progress: Progress) -> dict[str, Any]:
+    """The bound of validation images, where there are any; the best epoch is kept in mind."""
+    found = trainer.validate()
+    if found is None:
+        return {}
+    likelihood, kl = found
+    elbo = likelihood - kl.sum()
+    if elbo > progress.best_elbo:
+        progress.best_elbo, progress.best_epoch = float(elbo), progress.epoch
+    return {"valid_log_likelihood": likelihood, "valid_kl": kl, "valid_elbo": elbo}
 
 
 def _joined(logs: list[EpochLog]) -> EpochLog:
@@ -330,153 +328,5 @@ def _go_on(
     if info.get("step"):
         progress.step, progress.seconds = info["step"], info["seconds"]
         progress.logs = [EpochLog(**files["steps"])]
-    rows = [] if checkpoint.history is None else _rows(checkpoint.history)
+    rows = [] if checkpoint.history is None else rows_of(checkpoint.history)
     return progress, rows, files.get("best")
-
-
-UNITS = {
-    "elbo": "nats per image",
-    "loss": "nats per image",
-    "log_likelihood": "nats per image",
-    "kl": "nats per image",
-    "valid_elbo": "nats per image",
-    "valid_log_likelihood": "nats per image",
-    "valid_kl": "nats per image",
-    "kl_weight": "1",
-    "learning_rate": "1",
-    "grad_norm": "nats per image per unit of weight",
-    "skipped": "steps in the epoch",
-    "images_per_second": "1 / s",
-    "seconds": "s",
-    "posterior_loc": "latent units",
-    "posterior_scale": "latent units",
-    "active_units": "1",
-    "active_units_kl": "1",
-    "code_counts": "positions",
-    "used_codes": "codes",
-    "perplexity": "codes",
-}
-DIMS = {
-    "kl": ("step", "site"),
-    "valid_kl": ("step", "site"),
-    "posterior_loc": ("step", "site", "bound"),
-    "posterior_scale": ("step", "site", "bound"),
-    "active_units": ("step", "site"),
-    "active_units_kl": ("step", "site"),
-    "code_counts": ("step", "site", "code"),
-    "used_codes": ("step", "site"),
-    "perplexity": ("step", "site"),
-}
-
-
-def code_use(counts: dict[str, Any], sites: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """History's rows of {site: (K,) positions with each code}; NaN where a site has no such code.
-
-    Nothing where no site is discrete.
-    """
-    if not counts:
-        return {}
-    table = np.full((len(sites), max(len(part) for part in counts.values())), np.nan)
-    for site, part in counts.items():
-        if site in sites:
-            table[sites.index(site), : len(part)] = part
-    used = np.where(np.isnan(table).all(1), np.nan, (table > 0).sum(1))
-    shares = np.nan_to_num(table).T
-    return {
-        "code_counts": table,
-        "used_codes": used,
-        "perplexity": np.where(np.isnan(used), np.nan, perplexity(shares)),
-    }
-
-
-def history_of(rows: list[dict[str, Any]], sites: tuple[str, ...]) -> xr.Dataset:
-    """The Dataset of epochs' rows."""
-    names = [name for name in UNITS if rows and name in rows[0]]
-    data = {
-        name: (
-            DIMS.get(name, ("step",)),
-            np.array([row[name] for row in rows]),
-            {"units": UNITS[name], "long_name": name.replace("_", " ")},
-        )
-        for name in names
-    }
-    coords = {
-        "step": np.array([row["step"] for row in rows], dtype=np.int64),
-        "epoch": ("step", np.array([row["epoch"] for row in rows], dtype=np.int64)),
-        "site": list(sites),
-        "bound": ["lowest", "highest"],
-    }
-    return xr.Dataset(data, coords)
-
-
-def _rows(history: xr.Dataset) -> list[dict[str, Any]]:
-    names = ["epoch", *history.data_vars]
-    return [
-        {"step": int(step), **{name: history[name].values[i] for name in names}}
-        for i, step in enumerate(history["step"].values)
-    ]
-
-
-def _summary(row: dict[str, Any], sites: tuple[str, ...]) -> str:
-    kl = " ".join(f"{value:.1f}" for value in row["kl"])
-    if sites:
-        kl = f"kl {sites[0]}..{sites[-1]} {kl} "
-    valid = f" valid {row['valid_elbo']:.2f}" if "valid_elbo" in row else ""
-    return (
-        f"elbo {row['elbo']:.2f}{valid} rec {-row['log_likelihood']:.1f} "
-        f"{kl}| {row['images_per_second']:.0f} images/s"
-    )
-
-
-def _bar(trainer: Trainer, settings: TrainingSettings, progress: Progress, show: bool) -> tqdm:
-    shape = "{desc} {n_fmt}/{total_fmt} steps {bar:12} {elapsed}<{remaining} {postfix}"
-    return tqdm(
-        total=settings.epochs * trainer.steps_per_epoch,
-        initial=progress.epoch * trainer.steps_per_epoch + progress.step,
-        desc="training",
-        bar_format=shape,
-        disable=not show,
-        # A log file gets a line now and then, a terminal a live bar.
-        mininterval=0.2 if sys.stderr.isatty() else 10.0,
-    )
-
-
-def _keep_samples(run: Run, trainer: Trainer, epoch: int) -> None:
-    """Prior samples at epochs 1, 2, 5, 10, 20, 50, … as RUN/samples/epoch-N.npy, uint8 grey."""
-    power = 10 ** int(math.log10(epoch))
-    if epoch % power or epoch // power not in SAMPLE_EPOCHS:
-        return
-    images = trainer.prior_samples(8)
-    if images is None:
-        return
-    folder = run.path / "samples"
-    folder.mkdir(exist_ok=True)
-    np.save(folder / f"epoch-{epoch:06d}.npy", np.round(images.clip(0, 1) * 255).astype(np.uint8))
-
-
-def _board(run: Run | None, rows: list[dict[str, Any]], sites: tuple[str, ...]) -> Any:
-    """TensorBoard's writer, told again what a resumed run's history holds."""
-    if run is None:
-        return None
-    import shutil
-
-    from tensorboard.summary import Writer
-
-    folder = run.path / "tensorboard"
-    shutil.rmtree(folder, ignore_errors=True)
-    board = Writer(str(folder))
-    for row in rows:
-        _tell(board, row, sites)
-    return board
-
-
-def _tell(board: Any, row: dict[str, Any], sites: tuple[str, ...]) -> None:
-    if board is None:
-        return
-    for name, value in row.items():
-        if np.ndim(value) == 0 and name not in ("step", "epoch"):
-            board.add_scalar(name, float(value), int(row["step"]))
-        elif name in ("kl", "valid_kl", "used_codes", "perplexity"):
-            for site, part in zip(sites, value, strict=True):
-                board.add_scalar(f"{name}/{site}", float(part), int(row["step"]))
-    board.flush()

@@ -2,7 +2,7 @@
 
     RUN/recipe.yaml                  as run
     RUN/run.json                     PPL, versions, seed, shape of the images, device, command
-    RUN/history.nc                   see `ppl_vae.loop`
+    RUN/history.nc                   see `ppl_vae.histories`
     RUN/checkpoints/last             one line: the folder of the last whole checkpoint
     RUN/checkpoints/epoch-000060/    weights, optimiser, averaged and best weights, state.json
     RUN/checkpoints/epoch-000060.step-000500/    the same, within an epoch
@@ -138,7 +138,7 @@ class Run:
 
     @property
     def history(self) -> xr.Dataset:
-        """History of all epochs (see `ppl_vae.loop`), read into memory."""
+        """History of all epochs (see `ppl_vae.histories`), read into memory."""
         path = self.path / "history.nc"
         if not path.is_file():
             raise UsageError(f"{self.path}: no history yet: train for at least one epoch")

@@ -94,7 +94,7 @@ class ObjectiveSettings:
         """Whether the bound is L_k for a k above 1."""
         return self.weighted and self.num_samples > 1
 
-    def full_weight(self, num_data_dims: int, num_latent_dims: int) -> float:
+    def full_weight(self, num_data_dims: int, num_latent_dims: float) -> float:
         """β once warm-up is over, for N data and M latent dimensions."""
         if self.beta_norm is None:
             return self.beta

@@ -28,7 +28,8 @@ from zoo import Case, images
 from ppl_vae.data import Images
 from ppl_vae.pyro.captured import StaticSteps
 from ppl_vae.pyro.optimizers import optimizer_of
-from ppl_vae.pyro.training import PyroTrainer, _surroundings
+from ppl_vae.pyro.trainer import PyroTrainer
+from ppl_vae.pyro.training import _surroundings
 from ppl_vae.settings import ObjectiveSettings, TrainingSettings
 
 

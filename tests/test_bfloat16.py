@@ -12,7 +12,7 @@ from jax import lax
 from zoo import Case, images, room
 
 from ppl_vae.numpyro.bfloat16 import PRODUCTS, in_bfloat16
-from ppl_vae.numpyro.training import NumPyroTrainer
+from ppl_vae.numpyro.trainer import NumPyroTrainer
 from ppl_vae.settings import ObjectiveSettings, TrainingSettings
 
 

@@ -21,7 +21,8 @@ from fake_gpu import TRIALS, trainer_of
 from zoo import Case, images, side
 
 from ppl_vae.pyro.captured import WARM_UP, StaticSteps, obstacle, static_steps
-from ppl_vae.pyro.training import PyroTrainer, _surroundings
+from ppl_vae.pyro.trainer import PyroTrainer
+from ppl_vae.pyro.training import _surroundings
 from ppl_vae.settings import ObjectiveSettings, TrainingSettings
 
 CPU = TrainingSettings(device="cpu")

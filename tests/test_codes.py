@@ -17,7 +17,7 @@ from zoo import PPLS, X_SHAPE, Case, images, noisy, room, side
 from evaluation import code_usage
 from ppl_vae import cli
 from ppl_vae.errors import UsageError
-from ppl_vae.loop import code_use
+from ppl_vae.histories import code_use
 
 
 @pytest.fixture(params=PPLS)

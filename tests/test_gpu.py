@@ -112,7 +112,7 @@ def test_recorded_steps_are_the_same_twice_and_after_a_checkpoint() -> None:
 
 def test_a_step_that_asks_the_host_is_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Training goes on from where it stands, and ends as it would have."""
-    from ppl_vae.pyro.training import PyroTrainer
+    from ppl_vae.pyro.trainer import PyroTrainer
 
     _, expected = trained("ladder", range(4), cuda_graph=False)
     passed = PyroTrainer.passed

@@ -240,13 +240,13 @@ def test_out_of_memory_names_the_batch_and_the_checkpoint(
     if ppl == "pyro":
         import torch
 
-        from ppl_vae.pyro.training import PyroTrainer as Trainer
+        from ppl_vae.pyro.trainer import PyroTrainer as Trainer
 
         error: Exception = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
     else:
         import jax
 
-        from ppl_vae.numpyro.training import NumPyroTrainer as Trainer
+        from ppl_vae.numpyro.trainer import NumPyroTrainer as Trainer
 
         error = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 GiB")
     run_epoch = Trainer.run_epoch
@@ -313,7 +313,7 @@ def test_a_fit_stopped_within_an_epoch_leaves_the_one_before(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """In NumPyro a step takes the buffers of the weights before it: the modules have their own."""
-    from ppl_vae.numpyro.training import NumPyroTrainer
+    from ppl_vae.numpyro.trainer import NumPyroTrainer
 
     pair = Case("numpyro", "vae", "mean-field").build()
     write_back = NumPyroTrainer.write_back

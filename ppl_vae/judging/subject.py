@@ -28,7 +28,7 @@ class Subject:
         images: those asked about, the first of the test split.
         figures: folder for pictures.
         data: the whole data set, where a check needs training images, labels or factors.
-        history: of training (`ppl_vae.loop`), or None.
+        history: of training (`ppl_vae.histories`), or None.
         params: what `fit` learned for plain functions.
         twin: gives the same pair in NumPyro, where its classes are in both PPLs.
         likelihood: of `images` (`evaluation.likelihood_ladder`), where it was measured already.

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ppl_vae.numpyro.training import NumPyroTrainer, State
+from ppl_vae.numpyro.trainer import NumPyroTrainer, State
 
 T = TypeVar("T")
 

@@ -22,7 +22,7 @@ from jax.sharding import Mesh
 from ppl_vae.errors import UsageError
 from ppl_vae.loop import EpochLog
 from ppl_vae.numpyro.mesh import divided, everywhere, here, put, spread
-from ppl_vae.numpyro.training import NumPyroTrainer, State
+from ppl_vae.numpyro.trainer import NumPyroTrainer, State
 from ppl_vae.settings import ObjectiveSettings, TrainingSettings
 
 
@@ -90,8 +90,8 @@ class ShardedTrainer(NumPyroTrainer):
             )
         return log
 
-    def _probe(self) -> Any:
-        stored = super()._probe()
+    def probe(self) -> Any:
+        stored = super().probe()
         return stored if isinstance(stored, np.ndarray) else here(stored)
 
     def _drawn_step(

@@ -29,7 +29,7 @@ from ppl_vae.pyro.nets.synchronised import synchronised
 from ppl_vae.pyro.objective import Means, Objective, Terms
 from ppl_vae.pyro.sharded_optimizer import ShardedOptimizer
 from ppl_vae.pyro.sharing import Share, current
-from ppl_vae.pyro.training import PyroTrainer
+from ppl_vae.pyro.trainer import PyroTrainer
 from ppl_vae.settings import ObjectiveSettings
 
 
@@ -185,7 +185,7 @@ class ShardedTrainer(PyroTrainer):
         if self.valid is None:
             return None
         total = torch.zeros(1 + len(self.sites), dtype=torch.float64, device=self.device)
-        with self._aside():
+        with self.aside():
             for start in range(0, len(self.valid), self.batch_size):
                 places = slice(start, min(start + self.batch_size, len(self.valid)))
                 share = Share(places.stop - start)
