@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["at_home", "begin", "data_of", "go_on", "load_data"]
+__all__ = ["at_home", "begin", "check_epochs", "data_of", "go_on", "load_data"]
 
 import os
 import shlex
@@ -84,7 +84,7 @@ def go_on(run: Run, recipe: Recipe | None = None, callbacks: Callbacks = ()) -> 
 
     Raises:
         UsageError: anything but `training.epochs` and `evaluation` has changed, or the data; fewer
-            epochs than there are.
+            epochs than there are; another process is training the run.
         TrainingError: training cannot go on; what to change is in the message.
     """
     old = Recipe.from_dict(run.recipe)
@@ -95,14 +95,15 @@ def go_on(run: Run, recipe: Recipe | None = None, callbacks: Callbacks = ()) -> 
                 f"{key}: cannot change with --resume, training.epochs and evaluation alone may: "
                 "leave it as it was, or train into another folder"
             )
-    _check_epochs(run, recipe)
+    check_epochs(run, recipe)
     ranks = room(run.ppl).ranks
     ranks.join(recipe.training)
     data = data_of(run, recipe)
     pair = _pair(recipe, run.ppl, data)
     ranks.wait()  # until all have read what is written now
     if ranks.leads():
-        run.write_recipe(recipe.to_dict())
+        with run.at_work():
+            run.write_recipe(recipe.to_dict())
     _fit(run, recipe, data, pair, [_device_keeper(run, recipe), *callbacks], resume=True)
     return run
 
@@ -114,7 +115,7 @@ def _pair(recipe: Recipe, ppl: str, data: Dataset) -> tuple[Any, Any]:
     return pair
 
 
-def _check_epochs(run: Run, recipe: Recipe) -> None:
+def check_epochs(run: Run, recipe: Recipe) -> None:
     """UsageError where a run has come further than it is asked to."""
     done = 0 if run.last is None else int(run.history["epoch"][-1])
     if recipe.training.epochs < done:

@@ -7,6 +7,7 @@ __all__ = ["EpochLog", "Fit", "Stop", "Trainer", "out_of_memory", "train"]
 import math
 import time
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -92,6 +93,8 @@ class Progress:
         step: steps taken of the next.
         seconds: of those steps.
         logs: of those steps.
+        rows: history's, of whole epochs.
+        best: weights after the best epoch.
     """
 
     epoch: int = 0
@@ -101,6 +104,8 @@ class Progress:
     step: int = 0
     seconds: float = 0.0
     logs: list[EpochLog] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    best: Arrays | None = None
 
 
 def train(
@@ -119,44 +124,55 @@ def train(
 
     Of several processes one `leads`: the others begin where it does, and write and show nothing.
     """
-    progress, best = Progress(), None
-    rows: list[dict[str, Any]] = []
-    if run is not None and resume:
-        progress, rows, best = _go_on(trainer, run, leads)
-    if not leads:
-        run, show_progress, callbacks = None, False, ()
-    board = monitor.board_of(run, rows, trainer.sites)
+    with run.at_work() if run is not None and leads else nullcontext():
+        progress = Progress()
+        if run is not None and resume:
+            progress = _go_on(trainer, run, leads)
+        if not leads:
+            run, show_progress, callbacks = None, False, ()
+        with monitor.bar(trainer, settings, progress, show_progress) as bar:
+            _epochs(trainer, objective, settings, full_weight, progress, bar, run, callbacks)
+    return history_of(progress.rows, trainer.sites), progress.best_epoch
+
+
+def _epochs(
+    trainer: Trainer,
+    objective: ObjectiveSettings,
+    settings: TrainingSettings,
+    full_weight: float,
+    progress: Progress,
+    bar: tqdm,
+    run: Run | None,
+    callbacks: Iterable[Callable[[xr.Dataset], Any]],
+) -> None:
+    """All that are left, each told to the board and the callbacks, and saved when it is time."""
+    board = monitor.board_of(run, progress.rows, trainer.sites)
     saved_at, last_saved = time.monotonic(), progress.epoch
 
     def save_if_due() -> None:
         nonlocal saved_at, last_saved
         if run is not None and time.monotonic() - saved_at >= settings.checkpoint_seconds:
-            _save(run, trainer, progress, rows, best)
+            _save(run, trainer, progress)
             saved_at, last_saved = time.monotonic(), progress.epoch
 
-    with monitor.bar(trainer, settings, progress, show_progress) as bar:
-        while progress.epoch < settings.epochs and not _out_of_patience(progress, settings):
-            row = _one_epoch(
-                trainer, objective, settings, full_weight, progress, bar, run, save_if_due
-            )
-            rows.append(row)
-            if progress.best_epoch == progress.epoch:
-                best = trainer.weights()
-            monitor.tell(board, row, trainer.sites)
-            try:
-                for callback in callbacks:
-                    callback(history_of(rows, trainer.sites))
-            except Stop:
-                if run is not None:
-                    _save(run, trainer, progress, rows, best)
-                raise
+    while progress.epoch < settings.epochs and not _out_of_patience(progress, settings):
+        row = _one_epoch(trainer, objective, settings, full_weight, progress, bar, run, save_if_due)
+        progress.rows.append(row)
+        if progress.best_epoch == progress.epoch:
+            progress.best = trainer.weights()
+        monitor.tell(board, row, trainer.sites)
+        try:
+            for callback in callbacks:
+                callback(history_of(progress.rows, trainer.sites))
+        except Stop:
             if run is not None:
-                monitor.keep_samples(run, trainer, progress.epoch)
-                save_if_due()
-    history = history_of(rows, trainer.sites)
+                _save(run, trainer, progress)
+            raise
+        if run is not None:
+            monitor.keep_samples(run, trainer, progress.epoch)
+            save_if_due()
     if run is not None and last_saved < progress.epoch:
-        _save(run, trainer, progress, rows, best)
-    return history, progress.best_epoch
+        _save(run, trainer, progress)
 
 
 def _one_epoch(
@@ -292,14 +308,14 @@ def _out_of_patience(progress: Progress, settings: TrainingSettings) -> bool:
     return progress.epoch - progress.best_epoch >= settings.patience
 
 
-def _save(run: Run, trainer: Trainer, progress: Progress, rows: list[Any], best: Any) -> None:
+def _save(run: Run, trainer: Trainer, progress: Progress) -> None:
     state, info = trainer.state()
     files = {"weights": trainer.weights(), "optimizer": state}
     averaged = trainer.averaged_weights()
     if averaged is not None:
         files["ema"] = averaged
-    if best is not None:
-        files["best"] = best
+    if progress.best is not None:
+        files["best"] = progress.best
     if progress.step:
         files["steps"] = _joined(progress.logs)._asdict()
     about = {
@@ -311,16 +327,15 @@ def _save(run: Run, trainer: Trainer, progress: Progress, rows: list[Any], best:
         "best_elbo": progress.best_elbo if progress.best_epoch is not None else None,
         "trainer": info,
     }
-    run.save(Checkpoint(files, about, history_of(rows, trainer.sites) if rows else None))
+    history = history_of(progress.rows, trainer.sites) if progress.rows else None
+    run.save(Checkpoint(files, about, history))
 
 
-def _go_on(
-    trainer: Trainer, run: Run, leads: bool
-) -> tuple[Progress, list[dict[str, Any]], Arrays | None]:
-    """Progress, history's rows and best weights of the last whole checkpoint, put in place."""
+def _go_on(trainer: Trainer, run: Run, leads: bool) -> Progress:
+    """Where the last whole checkpoint stands, which is put in place."""
     checkpoint = run.restore(shown=leads)
     if checkpoint is None:  # killed before its first checkpoint: from the beginning
-        return Progress(), [], None
+        return Progress()
     files, info = checkpoint.files, checkpoint.info
     trainer.restore(files["weights"], files.get("ema"), files["optimizer"], info["trainer"])
     best_elbo = -math.inf if info["best_elbo"] is None else info["best_elbo"]
@@ -328,5 +343,7 @@ def _go_on(
     if info.get("step"):
         progress.step, progress.seconds = info["step"], info["seconds"]
         progress.logs = [EpochLog(**files["steps"])]
-    rows = [] if checkpoint.history is None else rows_of(checkpoint.history)
-    return progress, rows, files.get("best")
+    if checkpoint.history is not None:
+        progress.rows = rows_of(checkpoint.history)
+    progress.best = files.get("best")
+    return progress

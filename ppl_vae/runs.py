@@ -24,7 +24,8 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -36,6 +37,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from ppl_vae.errors import UsageError, nearest
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 Arrays = dict[str, np.ndarray]
 PPLS = ("pyro", "numpyro")
@@ -150,6 +156,32 @@ class Run:
     def write_recipe(self, recipe: Mapping[str, Any]) -> None:
         text = yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True)
         write_atomically(self.path / "recipe.yaml", text.encode())
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Nobody else trains this run meanwhile; UsageError where somebody does.
+
+        The lock is the system's, on the folder: it ends with the process, however that ends. Where
+        the system or the folder's file system has none, nothing is looked after.
+        """
+        if fcntl is None:
+            yield
+            return
+        folder = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(folder)
+            raise UsageError(
+                f"{self.path}: another process is training this run: wait for its end, or train "
+                "into another folder"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        try:
+            yield
+        finally:
+            os.close(folder)
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint whole, point `last` at it, drop the one before."""

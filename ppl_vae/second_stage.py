@@ -241,6 +241,7 @@ def _begun(
     folder: Path, stage: Recipe, ppl: str, line: str, about: dict[str, Any], resume: bool
 ) -> Run:
     """The prior's own run: new, or the one that was stopped."""
+    from ppl_vae import experiment
     from ppl_vae.runs import Run
 
     if not (resume and (folder / "run.json").exists()):
@@ -257,7 +258,9 @@ def _begun(
             f"{folder}: begun on the codes of another codebook: leave --resume out, and train into "
             "another folder"
         )
-    run.write_recipe(stage.to_dict())
+    experiment.check_epochs(run, stage)
+    with run.at_work():
+        run.write_recipe(stage.to_dict())
     return run
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -430,6 +432,24 @@ def test_checkpoint_that_is_gone(fails: Fails, run: Path) -> None:
     shutil.rmtree(checkpoint(run))
     assert "checkpoint" in fails("evaluate", run, "--samples", 2)
     assert "checkpoint" in fails("train", "--out", run, "--resume", "--set", "training.epochs=3")
+
+
+def test_run_that_another_process_trains(fails: Fails, run: Path) -> None:
+    """The lock goes with the process that has it, even if that is killed."""
+    code = f"from ppl_vae.runs import Run; import time\nwith Run({str(run)!r}).at_work():\n"
+    code += "    print('there', flush=True)\n    time.sleep(600)"
+    before = contents(run)
+    more = ("train", "--out", run, "--resume", "--set", "training.epochs=3")
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"there\n"
+        try:
+            assert f"{run}: another process is training this run" in fails(*more)
+            assert contents(run) == before
+        finally:
+            other.kill()
+    assert cli.main([str(arg) for arg in more]) == 0
+    assert checkpoint(run).name == "epoch-000003"
 
 
 @pytest.mark.parametrize("name", ["run.json", "recipe.yaml"])

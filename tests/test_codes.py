@@ -579,9 +579,14 @@ def test_second_stage_of_two_maps(
         assert cli.main([*asked, "--resume", "--set", "training.seed=1"]) == 2
         assert "training.seed: cannot change with --resume" in capsys.readouterr().err
     assert cli.main([*asked, "--resume", "--set", "training.epochs=4"]) == 0
+    printed = capsys.readouterr().out.splitlines()[-1]
+    if ppl == "pyro":
+        (second / "run.json").rename(second / "kept.json")
+        assert cli.main([*asked, "--resume", "--set", "training.epochs=3"]) == 2
+        assert "training.epochs: expected at least 4, which" in capsys.readouterr().err
+        (second / "kept.json").rename(second / "run.json")
     learned = Run.open(second / "codes")
     assert learned.history["epoch"].values.tolist() == [1, 2, 3, 4]
-    printed = capsys.readouterr().out.splitlines()[-1]
     numbers = [float(found) for found in re.findall(r"\d\.\d{4}", printed)]
     assert "; of z2 " in printed
     total, (upper, lower) = numbers[:2], (numbers[2:4], numbers[4:])

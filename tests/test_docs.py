@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from ppl_vae.recipes import RECIPES
+
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCKS = [
@@ -34,3 +36,10 @@ def test_links_lead_somewhere(page: Path) -> None:
     targets = re.findall(r"\]\(([^)#:]+)\)", prose)
     missing = [target for target in targets if not (page.parent / target).exists()]
     assert not missing
+
+
+def test_every_recipe_is_in_the_table() -> None:
+    """docs/recipes.md names those that come with the project, each once, and no others."""
+    table = (ROOT / "docs" / "recipes.md").read_text().partition("## Those that come")[2]
+    named = re.findall(r"`([\w-]+)`", table)
+    assert sorted(named) == sorted(path.stem for path in RECIPES.glob("*.yaml"))
