@@ -25,6 +25,7 @@ import xarray as xr
 from matplotlib.ticker import MaxNLocator
 
 from evaluation._canvas import BLUE, GREY, ORANGE, drawing, save
+from evaluation._reading import in_order
 from ppl_vae.errors import UsageError
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -51,6 +52,7 @@ def annealed_bounds(forward: Any, reverse: Any = None) -> xr.Dataset:
     Arguments:
         forward: (chain, image), nats: log weights of chains to p(x, z).
         reverse: (chain, image), nats: of chains back from an exact posterior draw; or None.
+            DataArrays are read by these dims.
 
     Returns:
         (image,): `lower`, `lower_chain_se`, `ess`; with `reverse` also `upper`,
@@ -91,8 +93,9 @@ def annealed_bounds(forward: Any, reverse: Any = None) -> xr.Dataset:
             _add(result, f"{name}_mean", float(value.mean()), f"mean over images of {name}")
             error = _standard_error(value)
             _add(result, f"{name}_se", error, f"standard error of {name}_mean over images")
-    result["num_chains"] = len(forward)
-    result["num_images"] = forward.shape[1]
+    for name, count in zip(("chains", "images"), forward.shape, strict=True):
+        result[f"num_{name}"] = count
+        result[f"num_{name}"].attrs.update(units="1", long_name=name)
     return result
 
 
@@ -125,7 +128,7 @@ def bracket_figure(bounds: xr.Dataset, path: str | Path, *, title: str = "") -> 
 
 
 def _weights(log_weights: Any, argument: str) -> Array:
-    array = np.asarray(log_weights, dtype=np.float64)
+    array = np.asarray(in_order(log_weights, ("chain", "image"), argument), dtype=np.float64)
     if array.ndim != 2 or 0 in array.shape:
         raise UsageError(
             f"{argument}: expected log weights (chain, image), one or more, came {array.shape}"

@@ -22,6 +22,7 @@ import numpy.typing as npt
 import xarray as xr
 from scipy.special import logsumexp
 
+from evaluation._reading import in_order
 from ppl_vae.errors import UsageError
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -41,16 +42,17 @@ def mutual_information(log_q: Mapping[str, Any], kl: Mapping[str, Any] | None = 
             \log \frac{q(z_n | x_n)}{\frac1{N-1} \sum_{m \ne n} q(z_n | x_m)}
 
     In expectation they are on either side of I(x; z) for images drawn from the data's distribution
-    (Poole et al. 2019, On variational bounds of mutual information, arXiv 1905.06922, sections 2.3
-    and 2.4: the bound with its own posterior inside, and the leave-one-out one). The lower bound
+    (Poole et al. 2019, On variational bounds of mutual information, arXiv 1905.06922: the bounds
+    for a known conditional, its own posterior inside the mean, and left out). The lower bound
     cannot exceed log N, its `ceiling`: where it comes near, more images are needed to say more.
     It is Hoffman & Johnson's I_q for the N images as the whole data set.
 
     Arguments:
         log_q: {site: (draw, image)}, nats, from `cross_log_prob`: entry (i, j) is the density of
             image i's draw under the posterior of image j given the sites before. Order matters.
-        kl: {site: nats per image}, numbers or one value an image: I(x; z) is not above their sum,
-            which replaces an upper bound beyond it.
+        kl: {site: nats per image}, numbers or one value an image, E_q[log q - log p]: I(x; z) of
+            all sites together is not above their sum, which replaces an upper bound beyond it.
+            Sums of some sites alone bound nothing where the guide goes up the hierarchy.
 
     Returns:
         `lower`, `upper`: (site,), nats, of the sites up to this one together, as the guide samples
@@ -80,8 +82,8 @@ def mutual_information(log_q: Mapping[str, Any], kl: Mapping[str, Any] | None = 
     }
     if kl is not None:
         spent = np.cumsum([_mean(kl, site) for site in log_q])
-        upper = np.minimum(upper, spent)
-        data["kl"] = ("site", spent, _about("divergence of the sites so far"))
+        upper[-1] = min(upper[-1], spent[-1])
+        data["kl"] = ("site", spent, _about("mean log q - log p of the sites so far"))
     data["upper"] = ("site", upper, _about("mutual information of x and the sites so far, at most"))
     data["ceiling"] = ((), np.log(num_images), _about("log N, which lower cannot exceed"))
     return xr.Dataset(
@@ -158,6 +160,7 @@ def _bounds(joint: Array) -> tuple[float, float, float]:
 
 
 def _square(site: str, values: Any) -> Array:
+    values = in_order(values, ("draw", "image"), f"log_q: site {site}")
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 2 or array.shape[0] != array.shape[1] or len(array) < 2:
         raise UsageError(

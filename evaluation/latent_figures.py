@@ -105,14 +105,15 @@ def unit_divergences(kl: Mapping[str, Array], path: str | Path, *, threshold: fl
 
 
 def activity(history: xr.Dataset, path: str | Path) -> Path:
-    """Active units of each site through training, by both measures."""
-    names = {"active_units": "variance of means", "active_units_kl": "divergence"}
-    for name in names:
-        require(history, name, "site")
+    """Active units of each site through training, by both measures or the one that is known."""
+    require(history, "active_units", "site")
+    names = {"active_units": "variance of means"}
+    if "active_units_kl" in history:
+        names["active_units_kl"] = "divergence"
     sites = [str(site) for site in history["site"].values]
     x, colours = epoch(history), site_colours(len(sites))
-    with drawing(8.4, 3.4) as figure:
-        axes = figure.subplots(1, 2, sharey=True)
+    with drawing(4.2 * len(names), 3.4) as figure:
+        axes = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
         for ax, (name, label) in zip(axes, names.items(), strict=True):
             for values, site, colour in zip(
                 values_of(history, name).T, sites, colours, strict=True

@@ -21,6 +21,7 @@ import numpy.typing as npt
 import xarray as xr
 from arviz_stats.base import array_stats
 
+from evaluation._reading import in_order
 from ppl_vae.errors import UsageError
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -123,13 +124,7 @@ def blocks_of(log_weights: Any) -> Iterator[Array]:
 
 
 def _block(block: Any) -> Array:
-    if isinstance(block, xr.DataArray) and {"sample", "image"} & set(block.dims):
-        if set(block.dims) != {"sample", "image"}:
-            raise UsageError(
-                "log_weights: expected dims sample and image, "
-                f"came {', '.join(map(str, block.dims))}: rename or stack them"
-            )
-        block = block.transpose("sample", "image")
+    block = in_order(block, ("sample", "image"), "log_weights")
     if hasattr(block, "detach"):  # a tensor that may need a gradient or lie on another device
         block = block.detach().cpu()
     array = np.asarray(block)

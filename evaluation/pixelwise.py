@@ -20,6 +20,7 @@ import arviz_stats
 import numpy as np
 import xarray as xr
 
+from evaluation._reading import in_order
 from ppl_vae.errors import UsageError
 
 K_GOOD = 0.7
@@ -45,7 +46,8 @@ def leave_one_pixel_out(
 
     Arguments:
         log_likelihood: (draws, images, pixels) of log p(x_d | z), nats, as
-            `ppl_vae.<ppl>.pixel_log_likelihood` gives it.
+            `ppl_vae.<ppl>.pixel_log_likelihood` gives it; a DataArray is read by its dims draw,
+            image and pixel.
         log_weights: (draws, images), log p(x, z) - log q(z | x) of draws from the guide; None for
             draws from the posterior itself, by converged chains.
         num_chains: into how many chains the draws of a posterior fall, one after the other.
@@ -54,12 +56,14 @@ def leave_one_pixel_out(
         `elpd`, `elpd_se`, `p_loo`, `pareto_k_bad` (share of pixels above 0.7) by image; `elpd_i`,
         `pareto_k` (image, pixel). Higher elpd is better; p_loo is what the pixels themselves add.
     """
-    values = np.asarray(log_likelihood, dtype=np.float64)
+    names = ("draw", "image", "pixel")
+    values = np.asarray(in_order(log_likelihood, names, "log_likelihood"), dtype=np.float64)
     if values.ndim != 3 or not values.size or len(values) % max(num_chains, 1):
         raise UsageError(
             "log_likelihood: expected (draws, images, pixels) with a whole number of draws for "
             f"each of {num_chains} chains, came shape {values.shape}"
         )
+    log_weights = in_order(log_weights, names[:2], "log_weights")
     weights = None if log_weights is None else np.asarray(log_weights, dtype=np.float64)
     if weights is not None and weights.shape != values.shape[:2]:
         raise UsageError(

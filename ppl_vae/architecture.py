@@ -15,6 +15,7 @@ __all__ = [
     "check_pairs",
     "check_shares",
     "check_units",
+    "divergent",
     "natural",
 ]
 
@@ -249,6 +250,30 @@ def check_units(site: str, units: Sequence[int], sites: Mapping[str, tuple[int, 
     size = math.prod(sites[site])
     if not len(units) or not all(0 <= unit < size for unit in units):
         raise UsageError(f"units: expected 0 to {size - 1}, those of {site}, came {list(units)}")
+
+
+def divergent(model: Sequence[str], guide: Sequence[str]) -> set[str]:
+    """Sites whose mean log q - log p, given all that is sampled before, is a divergence.
+
+    Those before which the guide has sampled every site that the model has before them: all of them
+    under a guide that goes down as the model does, the top one alone under one that goes up.
+
+    Args:
+        model, guide: names of latent sites in the order in which each samples them.
+
+    >>> sorted(divergent(["z3", "z2", "z1"], ["z1", "z2", "z3"]))
+    ['z3']
+    """
+    place = {site: i for i, site in enumerate(guide)}
+    found: set[str] = set()
+    latest = -1
+    for site in model:
+        if site not in place:
+            continue
+        if place[site] > latest:
+            found.add(site)
+        latest = max(latest, place[site])
+    return found
 
 
 def natural(name: str) -> tuple[str, int]:

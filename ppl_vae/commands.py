@@ -148,6 +148,8 @@ def evaluate(args: Namespace) -> None:
         "run": str(args.run), "recipe": recipe.name, "ppl": ppl, "weights": which,
         "batch_norm": args.batch_norm, "seed": recipe.training.seed,
     }  # fmt: skip
+    if changed := recipes.changes(recipe):
+        about["changes"] = changed
     told = evaluating.evaluate(run, subject, samples, chosen, recipe.data, about, _command())
     if args.json:
         print(json.dumps(told))

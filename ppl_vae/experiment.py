@@ -49,7 +49,7 @@ def begin(
         UsageError: the folder holds a run, or something about the recipe is wrong.
         TrainingError: training cannot go on; what to change is in the message.
     """
-    from ppl_vae.runs import Run
+    from ppl_vae.runs import AtWorkError, Run
 
     recipe = at_home(recipe)
     ranks = room(ppl).ranks
@@ -66,6 +66,8 @@ def begin(
         if not ranks.leads():
             run = Run.open(folder)
         _fit(run, recipe, data, pair, callbacks, resume=False)
+    except AtWorkError:  # who has resumed it since goes on
+        raise
     except (UsageError, TrainingError):
         if ranks.leads() and run.last is None:
             _discard(run)
@@ -117,7 +119,7 @@ def _pair(recipe: Recipe, ppl: str, data: Dataset) -> tuple[Any, Any]:
 
 def check_epochs(run: Run, recipe: Recipe) -> None:
     """UsageError where a run has come further than it is asked to."""
-    done = 0 if run.last is None else int(run.history["epoch"][-1])
+    done = run.epochs
     if recipe.training.epochs < done:
         raise UsageError(
             f"training.epochs: expected at least {done}, which {run.path} has, came "

@@ -1,4 +1,7 @@
-"""What training is around its epochs, for both PPLs: history, stopping, checkpoints, advice."""
+"""What training is around its epochs, for both PPLs: order, stopping, checkpoints, advice.
+
+Rows are made in `ppl_vae.histories`, what is shown meanwhile in `ppl_vae.monitor`.
+"""
 
 from __future__ import annotations
 
@@ -123,6 +126,10 @@ def train(
     """Run epochs until `settings.epochs` or early stopping; (history, best epoch).
 
     Of several processes one `leads`: the others begin where it does, and write and show nothing.
+
+    Raises:
+        UsageError: another process is training the run.
+        TrainingError: NaN or infinity, or too many skipped steps in a row.
     """
     with run.at_work() if run is not None and leads else nullcontext():
         progress = Progress()
@@ -186,7 +193,6 @@ def _one_epoch(
     pause: Callable[[], None],
 ) -> dict[str, Any]:
     """An epoch from where it stands; its history's row. `pause` is called within it."""
-    begun = time.perf_counter() - progress.seconds
     per_epoch = trainer.steps_per_epoch
     steps = np.arange(progress.epoch * per_epoch, (progress.epoch + 1) * per_epoch)
     kl_weight = schedules.kl_weight(steps, objective, per_epoch, full_weight)
@@ -194,11 +200,12 @@ def _one_epoch(
     while progress.step < per_epoch:
         first, several = progress.step, settings.checkpoint_steps or per_epoch
         some = slice(first, min(first + several, per_epoch))
+        begun = time.perf_counter()
         log = trainer.run_epoch(progress.epoch, kl_weight[some], rate[some], bar.update, first)
+        progress.seconds += time.perf_counter() - begun
         _check(log, steps[some], trainer, settings, progress, run)
         progress.step = some.stop
         progress.logs.append(log)
-        progress.seconds = time.perf_counter() - begun
         if progress.step < per_epoch:
             pause()
     log, seconds = _joined(progress.logs), progress.seconds
@@ -286,7 +293,7 @@ def _check(
 
 
 def out_of_memory(trainer: Trainer, run: Run | None) -> TrainingError:
-    """What to say, and do, where a device has no memory left."""
+    """The error to raise where a device has no memory left."""
     return TrainingError(
         f"out of memory: lower training.batch_size (now {trainer.batch_size})" + _where(run)
     )

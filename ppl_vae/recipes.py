@@ -15,6 +15,7 @@ __all__ = [
     "EvaluationSettings",
     "Recipe",
     "build",
+    "changes",
     "description",
     "differences",
     "names",
@@ -22,6 +23,8 @@ __all__ = [
     "with_changes",
 ]
 
+import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -35,6 +38,10 @@ from ppl_vae.seeds import check_seed
 from ppl_vae.settings import ObjectiveSettings, TrainingSettings
 from ppl_vae.typed import FIRST, checked_arguments, find_class, room
 
+WHERE = (  # of training: which of several equal runs it was, and what it ran on
+    "seed", "device", "devices", "backend", "threads", "compile", "cuda_graph",
+    "sharded_optimizer", "checkpoint_seconds", "checkpoint_steps",
+)  # fmt: skip
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
 
@@ -219,6 +226,33 @@ def differences(old: Recipe, new: Recipe) -> list[str]:
     """Dotted keys in which two recipes differ."""
     left, right = _leaves(old.to_dict()), _leaves(new.to_dict())
     return sorted(key for key in left.keys() | right.keys() if left.get(key) != right.get(key))
+
+
+def changes(recipe: Recipe) -> str:
+    """What makes a recipe another setting than the one of its name that comes with the project.
+
+    Its seed, where and how fast it runs, and how it is evaluated are no part of a setting.
+
+    Returns:
+        "objective.beta=4, training.epochs=10"; "" for nothing; a digest for a recipe of one's own.
+
+    >>> changes(read("vae-digits", ["objective.beta=4", "training.seed=3"]))
+    'objective.beta=4.0'
+    """
+    leaves = {key: value for key, value in _leaves(recipe.to_dict()).items() if _tells(key)}
+    if recipe.name not in names():
+        text = json.dumps(leaves, sort_keys=True, default=str)
+        return f"own, {hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    changed = [key for key in differences(read(recipe.name), recipe) if _tells(key)]
+    return ", ".join(f"{key}={leaves.get(key, 'left out')}" for key in changed)
+
+
+def _tells(key: str) -> bool:
+    """Whether a dotted key is a part of a setting."""
+    section, _, name = key.partition(".")
+    if section in ("name", "description", "source", "evaluation"):
+        return False
+    return section != "training" or name not in WHERE
 
 
 def _find(name: str) -> Path:

@@ -160,9 +160,10 @@ def _sites(told: Mapping[str, Any], units: xr.Dataset) -> Chapter:
                 "units": count,
             }
         )
-    note = "z1 is nearest the data. KL: of the guide from the prior given the sites above, mean "
-    note += "over images. A unit is active where the variance over images of its posterior mean is "
-    note += f"above {units.attrs['threshold']:g}."
+    note = "z1 is nearest the data. KL: log q - log p of the site given those sampled before it, "
+    note += "mean over images: a divergence where the guide goes down as the model does, else only "
+    note += "their sum is one. A unit is active where the variance over images of its posterior "
+    note += f"mean is above {units.attrs['threshold']:g}."
     idle = [site for site, count in told["active_units"].items() if count == 0]
     warnings = [
         f"No unit of {', '.join(idle)} is active: the posterior means there hardly change from "

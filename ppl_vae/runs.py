@@ -16,7 +16,7 @@ torch's layout, whichever PPL trained them. Nothing is pickled.
 
 from __future__ import annotations
 
-__all__ = ["THEN", "UNKNOWN", "Checkpoint", "Run", "load", "versions"]
+__all__ = ["THEN", "UNKNOWN", "AtWorkError", "Checkpoint", "Run", "load", "versions"]
 
 import importlib
 import importlib.metadata
@@ -48,6 +48,10 @@ PPLS = ("pyro", "numpyro")
 WEIGHTS = ("best", "last", "ema")
 UNKNOWN = "not kept"  # the device of runs of before it was
 THEN = ", then "  # between devices of a run that was gone on with elsewhere
+
+
+class AtWorkError(UsageError):
+    """Another process is training a run."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +163,7 @@ class Run:
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """Nobody else trains this run meanwhile; UsageError where somebody does.
+        """Nobody else trains this run meanwhile; AtWorkError where somebody does.
 
         The lock is the system's, on the folder: it ends with the process, however that ends. Where
         the system or the folder's file system has none, nothing is looked after.
@@ -172,7 +176,7 @@ class Run:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(folder)
-            raise UsageError(
+            raise AtWorkError(
                 f"{self.path}: another process is training this run: wait for its end, or train "
                 "into another folder"
             ) from None
@@ -232,6 +236,12 @@ class Run:
                 )
             missed = folder.name  # a run at work may have written the next since: look once more
         return None
+
+    @property
+    def epochs(self) -> int:
+        """Whole epochs that the last checkpoint holds; 0 without one."""
+        folder = self.last
+        return 0 if folder is None else int(read_tree(folder / "state.json")["epoch"])
 
     def restore(self, shown: bool = True) -> Checkpoint | None:
         """The last whole checkpoint with everything in it, or None; its history is the run's.

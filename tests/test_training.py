@@ -16,7 +16,7 @@ import train_tiny
 from processes import started
 from zoo import X_SHAPE, Case
 
-from ppl_vae import loop, runs
+from ppl_vae import experiment, loop, recipes, runs
 from ppl_vae.data import Images
 from ppl_vae.data.reading import Joined
 from ppl_vae.errors import TrainingError, UsageError
@@ -99,6 +99,28 @@ def test_killed_run_ends_where_the_uninterrupted_one_does(
     process.join()
     in_a_process(ppl, path, 10)
     assert_same(Run.open(path), uninterrupted(ppl))
+
+
+def test_run_stopped_within_its_first_epoch_goes_on(
+    ppl: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its checkpoint has no history yet."""
+    changes = ["training.epochs=1", "training.checkpoint_steps=5", "training.checkpoint_seconds=0"]
+    save = Run.save
+
+    def stopping(run: Run, checkpoint: Checkpoint) -> None:
+        save(run, checkpoint)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "save", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            experiment.begin(recipes.read("vae-digits", changes), ppl, tmp_path / "run")
+    run = Run.open(tmp_path / "run")
+    assert run.last is not None
+    assert (run.last.name, run.epochs) == ("epoch-000000.step-000005", 0)
+    experiment.go_on(run)
+    assert run.epochs == 1
 
 
 @pytest.mark.parametrize("moment", range(12))

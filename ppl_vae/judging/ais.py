@@ -17,6 +17,7 @@ from ppl_vae.annealing import AnnealingSettings
 from ppl_vae.judging.bounding import (
     annealed,
     check_starts,
+    describe_moves,
     error,
     finite,
     fixed,
@@ -92,8 +93,7 @@ def judge(subject: Subject, settings: Settings) -> Finding:
         bounds["step_size"] = ("temperature", "image"), chains.step_size
         found.append(bounds)
     data = joined_starts(found, settings.starts)
-    data["acceptance"].attrs.update(units="1", long_name="mean acceptance of forward moves")
-    data["step_size"].attrs.update(units="1", long_name="leapfrog step, in units of u, frozen")
+    describe_moves(data)
     data["importance_weighted"] = "image", -weighted["nll"].values
     data["importance_weighted"].attrs.update(
         units="nats per image", long_name=f"L_{settings.samples} of the same images"

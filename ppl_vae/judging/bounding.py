@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = [
     "annealed",
     "check_starts",
+    "describe_moves",
     "error",
     "finite",
     "fixed",
@@ -103,10 +104,18 @@ def annealed(
     return joined(_progress(blocks, len(images), what, lambda part: part.forward.shape[1]))
 
 
-def number(value: Any, of: Any = None) -> Number:
-    """A table's cell: a value, and its error where there is one."""
+def describe_moves(data: xr.Dataset) -> None:
+    """Units and meaning of how chains moved, in place."""
+    data["acceptance"].attrs.update(units="1", long_name="mean acceptance of forward moves")
+    data["step_size"].attrs.update(units="1", long_name="leapfrog step, in units of u, frozen")
+
+
+def number(value: Any, of: Any = None) -> Number | None:
+    """A table's cell: a value, and its error where there is one; nothing where it is NaN."""
     from evaluation.comparison import Number
 
+    if np.isnan(value):
+        return None
     return Number(float(value), None if of is None or not np.isfinite(of) else float(of))
 
 

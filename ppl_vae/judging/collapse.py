@@ -68,9 +68,11 @@ def judge(subject: Subject, settings: Settings) -> Finding:
     books = bits_back(terms["log_likelihood"], free, kl)
     data = xr.DataTree.from_dict({"/units": units, "/information": information, "/books": books})
     told = _told(units, information, books, subject.history)
+    unknown = [str(site) for site in units["site"].values if site not in told["collapsed"]]
+    counts = len(subject.images), information.attrs["num_images"]
     chapter = Chapter(
         "Posterior collapse",
-        [*_text(told, settings, len(subject.images), information.attrs["num_images"]), REMEDIES],
+        [*_text(told, settings, unknown, *counts), REMEDIES],
         [_sites(units, information), _books(told)],
         _pictures(subject),
         _warnings(units, told, settings),
@@ -175,12 +177,20 @@ def _books(told: dict[str, Any]) -> Table:
     )
 
 
-def _text(told: dict[str, Any], settings: Settings, num_images: int, few: int) -> list[str]:
+def _text(
+    told: dict[str, Any], settings: Settings, unknown: list[str], num_images: int, few: int
+) -> list[str]:
     share = told["share_collapsed"]
     silent = "Divergence by unit is not known here" if share is None else (
         f"{100 * share:.0f} % of the units have a divergence below {settings.threshold:g} nats: "
         "for them posterior and prior are the same, whatever the image"
     )  # fmt: skip
+    if unknown:
+        silent += (
+            f"; not counted are those of {', '.join(unknown)}, which have no divergence of their "
+            "own (they are not factorised, or the guide samples them before sites that the model "
+            "samples first)"
+        )
     low, high, top = (told[f"information_{n}"] for n in ("lower", "upper", "ceiling"))
     return [
         f"{silent} ({num_images} test images).",

@@ -69,14 +69,16 @@ def chapter(ladder: xr.Dataset, picture: Path) -> Chapter:
         mean, se = float(ladder["bound_mean"][i]), _plain(ladder["bound_se"][i])
         blocks = int(ladder["bound_blocks"][i])
         rows.append({"K": int(k), "L_K": Number(mean, se), "blocks an image": blocks})
-    limit, gain = (_plain(ladder[name]) for name in ("extrapolated", "extrapolated_gain"))
+    names = ("extrapolated", "extrapolated_gain", "extrapolated_gain_se")
+    limit, gain, gain_se = (_plain(ladder[name]) for name in names)
     if limit is None or gain is None:
         further = "The rungs give no limit to extrapolate to."
     else:
         further = (
             f"A power law through the rungs above K = 1 leads to {limit:.2f} nats, {gain:.2f} "
-            f"above the highest rung (± {float(ladder['extrapolated_gain_se']):.2f}, jackknife "
-            "over images). That is an extrapolation, not a measurement."
+            "above the highest rung"
+            + ("" if gain_se is None else f" (± {gain_se:.2f}, jackknife over images)")
+            + ". That is an extrapolation, not a measurement."
         )
     return Chapter(
         title="Likelihood by importance weights",

@@ -307,7 +307,8 @@ def _text(data: xr.Dataset, settings: Settings, labelled: bool, num_images: int)
     text = [
         "A unit is active where its posterior mean varies over images by more than "
         f"{settings.threshold:g} (Burda et al. 2015; two passes, so that the noise of the sites "
-        f"above does not count), or where its divergence is over {settings.threshold:g} nats. "
+        f"above does not count), or where its divergence is over {settings.threshold:g} nats, known"
+        " of sites that the guide samples after all those that the model samples before them. "
         f"Measured on {int(data.attrs['num_images'])} test images, the views on {num_images}.",
     ]
     if not labelled:
@@ -319,10 +320,9 @@ def _text(data: xr.Dataset, settings: Settings, labelled: bool, num_images: int)
 def _top_units(data: xr.Dataset, codes: dict[str, Any], count: int) -> dict[str, list[int]]:
     """{site: units} of largest divergence over all sites, z1 first."""
     ranked = [
-        (-float(kl), site, unit)
+        (-float(np.nan_to_num(kl)), site, unit)  # of one without a divergence nothing is known
         for site in codes
         for unit, kl in enumerate(data["unit_kl"].sel(site=site).values[: codes[site].shape[1]])
-        if np.isfinite(kl)
     ]
     found: dict[str, list[int]] = {}
     for _, site, unit in sorted(ranked)[:count]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ppl_vae.chains import check_chains
+from ppl_vae.judging.bounding import finite
 from ppl_vae.judging.choosing import chosen, once
 from ppl_vae.judging.subject import Finding, Subject
 from ppl_vae.typed import room
@@ -22,6 +23,7 @@ from ppl_vae.typed import room
 if TYPE_CHECKING:
     import xarray as xr
 
+    from evaluation.comparison import Number
     from evaluation.page import Chapter
 
 NAME = "nuts"
@@ -80,13 +82,13 @@ def judge(subject: Subject, settings: Settings) -> Finding:
     told = {
         "images": list(settings.images),
         "converged": [bool(good) for good in gate["converged"].values],
-        "rhat": float(gate["rhat"].max()),
-        "ess_bulk": float(gate["ess_bulk"].min()),
+        "rhat": float(gate["rhat"].max(skipna=False)),
+        "ess_bulk": float(gate["ess_bulk"].min(skipna=False)),
         "sampled_in": ppl,
         "shift": _means(apart["shift"]),
         "ratio": _means(apart["ratio"]),
     }
-    return Finding(NAME, tree, _chapter(gate, apart, told, pictures, settings), told)
+    return Finding(NAME, tree, _chapter(gate, apart, told, pictures, settings), finite(told))
 
 
 def _means(values: xr.DataArray) -> dict[str, float | None]:
@@ -96,6 +98,13 @@ def _means(values: xr.DataArray) -> dict[str, float | None]:
         str(site): float(v) if np.isfinite(v) else None
         for site, v in zip(mean["site"].values, mean.values, strict=True)
     }
+
+
+def _cell(value: xr.DataArray, decimals: int) -> Number | None:
+    """A number, or nothing where it is none."""
+    from evaluation.comparison import Number
+
+    return Number(float(value), decimals=decimals) if np.isfinite(value) else None
 
 
 def _chapter(
@@ -111,8 +120,8 @@ def _chapter(
         row: Row = {
             "image": int(image),
             "verdict": "converged" if bool(one["converged"]) else "not converged",
-            "R-hat": Number(float(one["rhat"].max()), decimals=3),
-            "bulk ESS": Number(float(one["ess_bulk"].min()), decimals=0),
+            "R-hat": _cell(one["rhat"].max(skipna=False), decimals=3),
+            "bulk ESS": _cell(one["ess_bulk"].min(skipna=False), decimals=0),
         }
         if "divergences" in one:
             row["divergences"] = int(one["divergences"])
@@ -139,5 +148,5 @@ def _chapter(
     )
     caption = "Guide and chains, image {}: the units that the guide misses by most"
     shown = [Picture(path, caption.format(image)) for image, path in pictures.items()]
-    note = "R-hat is the highest, bulk ESS the lowest over units"
+    note = "R-hat is the highest, bulk ESS the lowest over units; neither where a chain stood still"
     return Chapter("Guide against NUTS", text, [Table(rows, note)], shown, warnings)

@@ -130,7 +130,7 @@ def _chapter(
         f"guide is from its posterior there. Above {K_BAD} the likelihood's estimate rests on a "
         "few samples. Leaving out one image has no meaning here: its latent is its own.",
     )
-    warnings = [f"{bad:.0%} of images have Pareto k above {K_BAD}."] if bad else []
+    warnings = [f"{100 * bad:.2g} % of images have Pareto k above {K_BAD}."] if bad else []
     pictures = [Picture(picture, "Highest k first, each image above its reconstruction")]
     return Chapter(
         "Pareto k by image", text, tables, pictures if picture is not None else (), warnings

@@ -19,6 +19,7 @@ from numpyro import handlers
 from numpyro.distributions.kl import kl_divergence
 from numpyro.infer.autoguide import AutoGuide
 
+from ppl_vae.architecture import divergent
 from ppl_vae.numpyro.asking import asked, prepared, running
 from ppl_vae.numpyro.bind import bind
 from ppl_vae.numpyro.densities import repeated
@@ -45,7 +46,8 @@ def unit_kl(
 
     Under one draw of the sites above. For factorised sites the units add up to the site's
     divergence; a multivariate normal is taken by its marginals. A site that is neither, or that
-    images share, is left out.
+    images share, is left out, and so is one that the guide samples before sites which the model
+    samples first: log q - log p is then a part of the bound, but no divergence.
     """
     objective, total = Objective(), dict[str, Any]()
     with asked(model, guide, x, params, seed, batch_norm) as (data, values, key):
@@ -72,9 +74,10 @@ def unit_divergence(
     """({site: (n, *event_shape)}: divergence by unit of one pass, see `unit_kl`; guide trace)."""
     model_trace, guide_trace = traces(model, guide, x)
     n, analytic = len(x), objective._same_order(model_trace, guide_trace, guide)
-    found = {}
+    samples = [name for name, s in model_trace.items() if s["type"] == "sample"]
+    known, found = divergent(samples, list(guide_trace)), {}
     for name, site in model_trace.items():
-        if site["type"] != "sample" or site["is_observed"] or name not in guide_trace:
+        if site["type"] != "sample" or site["is_observed"] or name not in known:
             continue
         value = site["value"]
         q, p = _factors(guide_trace[name]["fn"]), _factors(site["fn"])

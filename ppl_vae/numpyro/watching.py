@@ -55,10 +55,11 @@ def spans(trainer: NumPyroTrainer, params: Any, mutable: Any, values: Array) -> 
         for i, name in enumerate(("posterior_loc", "posterior_scale"))
     }
     row["code_counts"] = counts
-    if len(x) > 1 and set(kl) == set(found):
+    if len(x) > 1 and all(loc.shape[:1] == (len(x),) for loc, _ in found.values()):
         row["active_units"] = {
             site: (loc.var(axis=0, ddof=1) > ACTIVE).sum() for site, (loc, _) in found.items()
         }
+    if len(x) > 1 and set(kl) == set(found):
         row["active_units_kl"] = {site: (part.mean(0) > ACTIVE).sum() for site, part in kl.items()}
     return row
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 from torch.utils import _pytree as pytree
 
+from ppl_vae.architecture import divergent
 from ppl_vae.pyro.asking import asked, keeps_order
 from ppl_vae.pyro.densities import repeated
 from ppl_vae.pyro.distributions import unwrapped
@@ -45,7 +46,8 @@ def unit_kl(
 
     Under one draw of the sites above. For factorised sites the units add up to the site's
     divergence; a multivariate normal is taken by its marginals. A site that is neither, or that
-    images share, is left out.
+    images share, is left out, and so is one that the guide samples before sites which the model
+    samples first: log q - log p is then a part of the bound, but no divergence.
     """
     objective, total = Objective(), dict[str, Any]()
     with asked(model, guide, x, params, seed, batch_norm) as data:
@@ -64,9 +66,10 @@ def unit_divergence(
     """({site: (n, *event_shape)}: divergence by unit of one pass, see `unit_kl`; guide trace)."""
     model_trace, guide_trace = traces(model, guide, x)
     n, analytic = len(x), objective._same_order(model_trace, guide_trace, guide)
-    found = {}
+    samples = [name for name, s in model_trace.nodes.items() if s["type"] == "sample"]
+    known, found = divergent(samples, list(guide_trace.nodes)), {}
     for name, site in model_trace.nodes.items():
-        if site["type"] != "sample" or site["is_observed"] or name not in guide_trace.nodes:
+        if site["type"] != "sample" or site["is_observed"] or name not in known:
             continue
         value = site["value"]
         q, p = _factors(guide_trace.nodes[name]["fn"]), _factors(site["fn"])

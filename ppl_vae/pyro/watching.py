@@ -36,9 +36,10 @@ def posterior_range(trainer: PyroTrainer) -> dict[str, np.ndarray] | None:
         "posterior_loc": [(found[site][0].min(), found[site][0].max()) for site in sites],
         "posterior_scale": [(found[site][1].min(), found[site][1].max()) for site in sites],
     }
-    if len(images) > 1 and set(kl) == set(found):
+    if len(images) > 1 and all(len(loc) == len(images) for loc, _ in found.values()):
         spread = [found[site][0].var(axis=0, ddof=1) for site in sites]
         row["active_units"] = [(part > ACTIVE).sum() for part in spread]
+    if len(images) > 1 and set(kl) == set(sites):
         row["active_units_kl"] = [(kl[site].mean(0) > ACTIVE).sum().cpu() for site in sites]
     row |= code_use(counts, sites)
     return {name: np.array(values, dtype=np.float64) for name, values in row.items()}
