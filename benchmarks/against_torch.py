@@ -12,11 +12,11 @@ import torch
 from pyro.infer import TraceMeanField_ELBO
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.flop_counter import FlopCounterMode
 
 import guides.pyro
 import models.pyro
 from benchmarks.by_hand_torch import ByHand
+from benchmarks.counting import counting
 from benchmarks.problem import (
     LEARNING_RATE,
     Plan,
@@ -84,7 +84,7 @@ def _counted(problem: Problem, images: np.ndarray) -> tuple[dict[str, int], dict
     x = torch.bernoulli(by_hand.images[: problem.batch].float() / 255)
     flops, memory = {}, {}
     for who, step in (("ppl-vae", ours.step), ("by hand", by_hand.step)):
-        with FlopCounterMode(display=False) as counter:
+        with counting() as counter:
             step(x, 0.5, LEARNING_RATE)
         flops[who] = int(counter.get_total_flops())
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:

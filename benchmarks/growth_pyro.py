@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pyro
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.counting import counting
 from benchmarks.growth import OBJECTIVE, TRAINING, Size
 from guides.pyro import VeryDeepGuide
 from models.pyro import VeryDeepVAE
@@ -59,7 +59,7 @@ def _pair(size: Size, decoder: str) -> tuple[Any, Any]:
 
 
 def _counted(run: Callable[[], object]) -> dict[str, float]:
-    with FlopCounterMode(display=False) as counter:
+    with counting() as counter:
         run()
     with Watermark() as mark:
         run()

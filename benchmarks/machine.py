@@ -1,4 +1,4 @@
-"""What a figure was measured on: processor and versions, nothing that names the machine."""
+"""What a figure was measured on: processor, GPU and versions, nothing that names the machine."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ __all__ = ["cores", "describe"]
 
 import os
 import platform
+import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -20,16 +21,17 @@ def cores() -> int:
 
 
 def describe(*packages: str) -> dict[str, object]:
-    """Processor, cores, how many others kept busy this minute, system, Python, versions.
+    """Processor, GPU, cores, how many others kept busy this minute, system, Python, versions.
 
     Args:
         packages: others whose versions are told.
 
     >>> sorted(describe())
-    ['busy_cores', 'cores', 'processor', 'python', 'system', 'versions']
+    ['busy_cores', 'cores', 'gpu', 'processor', 'python', 'system', 'versions']
     """
     return {
         "processor": _processor(),
+        "gpu": _gpu(),
         "cores": cores(),
         "busy_cores": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "system": f"{platform.system()} {platform.machine()}",
@@ -45,6 +47,23 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def _gpu() -> str | None:
+    """The first GPU, its CUDA and its driver; None without one."""
+    try:
+        import torch
+    except ImportError:
+        return None
+    if not torch.cuda.is_available():
+        return None
+    asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        told = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split()
+    except (OSError, subprocess.CalledProcessError):
+        told = []
+    driver = f", driver {told[0]}" if told else ""
+    return f"{torch.cuda.get_device_name(0)}, CUDA {torch.version.cuda}{driver}"
 
 
 def _version(package: str) -> str | None:

@@ -210,7 +210,7 @@ def anonymous() -> float:
 
 def _trainer(ppl: str, images: Any, steps: int) -> Any:
     programs = import_module(f"ppl_vae.{ppl}")
-    training = import_module(f"ppl_vae.{ppl}.training")
+    room = import_module(f"ppl_vae.{ppl}.trainer")
     pair = programs.build(Recipe.from_dict(RECIPE), X_SHAPE)
     rest = (images, None, ObjectiveSettings(), SETTINGS)
     if ppl == "pyro":
@@ -219,9 +219,11 @@ def _trainer(ppl: str, images: Any, steps: int) -> Any:
 
         torch.set_num_threads(1)
         pyro.enable_validation(False)
-        trainer = training.PyroTrainer(*pair, *rest)
+        trainer = room.PyroTrainer(*pair, *rest)
     else:
-        trainer = training.NumPyroTrainer(*pair, *rest, training.device_of("cpu"))
+        import jax
+
+        trainer = room.NumPyroTrainer(*pair, *rest, jax.devices("cpu")[0])
     trainer.steps_per_epoch = steps
     return trainer
 

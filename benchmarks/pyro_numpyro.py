@@ -129,17 +129,17 @@ def crossover(training: dict[str, Any], per_epoch: int) -> float | None:
 def _epochs(ppl: str, recipe: Recipe, images: Images, steps: int) -> Turn:
     """A turn of so many steps through the trainer that `fit` uses."""
     model, guide = recipes.build(recipe, ppl, images.x_shape)
-    training = import_module(f"ppl_vae.{ppl}.training")
+    room = import_module(f"ppl_vae.{ppl}.trainer")
     given = (model, guide, images, None, recipe.objective, recipe.training)
     if ppl == "numpyro":
         import jax
 
-        trainer = training.NumPyroTrainer(*given, jax.devices("cpu")[0])
+        trainer = room.NumPyroTrainer(*given, jax.devices("cpu")[0])
     else:
         import torch
 
         torch.set_num_threads(1)
-        trainer = training.PyroTrainer(*given)
+        trainer = room.PyroTrainer(*given)
     weight = np.full(steps, trainer.full_weight)
     rate = np.full(steps, recipe.training.learning_rate)
 

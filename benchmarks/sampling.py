@@ -66,8 +66,8 @@ Draw = Callable[[int], Any]  # seed to an image
 def _pyro(side: int) -> tuple[Draw, Draw, dict[str, float]]:
     """Both ways, and their operations, in torch on one thread."""
     import torch
-    from torch.utils.flop_counter import FlopCounterMode
 
+    from benchmarks.counting import counting
     from ppl_vae.pyro import Autoregressive, Likelihood
     from ppl_vae.pyro.nets import PixelCNNNet
 
@@ -89,7 +89,7 @@ def _pyro(side: int) -> tuple[Draw, Draw, dict[str, float]]:
         return x.numpy()
 
     def operations(draw: Callable[[], Any]) -> float:
-        with FlopCounterMode(display=False) as counter:
+        with counting() as counter:
             draw()
         return float(counter.get_total_flops())
 

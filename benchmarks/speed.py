@@ -50,12 +50,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # torch wants memory as well
     known = json.loads(options.out.read_text()) if options.out and options.out.exists() else {}
-    report = {**known, "machine": describe(), "families": known.get("families", {})}
+    report = {**known, "families": known.get("families", {})}
     held = True
     for family in options.family:
         problem = (TOYS if options.quick else FAMILIES)[family]
         for ppl in options.ppl:
-            found = _measure(ppl, problem, options)
+            found = {"machine": describe(), **_measure(ppl, problem, options)}
             report["families"].setdefault(family, {})[ppl] = found
             held = held and found["held"]
             print(_table(family, ppl, found), flush=True)

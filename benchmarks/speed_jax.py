@@ -30,37 +30,57 @@ def begin(
 ) -> dict[str, Any]:
     """Both sides after their first turn; see `benchmarks.speed_torch.begin`.
 
-    Operations are XLA's count, element-wise ones among them; memory is NumPyro's alone, because
-    JAX keeps one peak for all that a process does.
+    Operations are XLA's count, element-wise ones among them. Memory is NumPyro's alone, and only
+    where it goes beyond what the process held before: JAX keeps one peak for all that it does.
     """
-    device = jax.devices("cpu" if options.device == "cpu" else "gpu")[0]
+    device = _device(options.device)
     stack.enter_context(jax.default_device(device))
     rngs = nnx.Rngs(0)
     model_of = getattr(models.numpyro, problem.model)
     model = model_of(problem.x_shape, **problem.model_args, rngs=rngs)
     guide = getattr(guides.numpyro, problem.guide)(model, **problem.guide_args, rngs=rngs)
-    by_hand = ByHand(problem, images, state(model, guide))
+    weights, before = state(model, guide), _memory(device, "bytes_in_use")
+    known = _memory(device, "peak_bytes_in_use")
     settings = TrainingSettings(batch_size=problem.batch, learning_rate=LEARNING_RATE)
     data = Images(images, binarization="dynamic")
     ours = NumPyroTrainer(model, guide, data, None, ObjectiveSettings(), settings, device)
-    operations = _operations(problem, by_hand)
-    turns: dict[str, Callable[[int], np.ndarray]] = {
-        "as written": lambda turn: columns(
-            ours.run_epoch(turn, *schedules(turn, options.steps), lambda _: None)
-        ),
-        "by hand": lambda turn: by_hand.run_epoch(
+    turns: dict[str, Callable[[int], np.ndarray]] = {}
+    found: dict[str, Any] = {"turns": turns, "first": {}, "memory": {}, "seconds": {}}
+
+    def add(way: str, turn: Callable[[int], np.ndarray]) -> None:
+        begun = time.perf_counter()
+        turns[way], found["first"][way] = turn, turn(0)
+        found["seconds"][way] = time.perf_counter() - begun
+
+    add(
+        "as written",
+        lambda turn: columns(ours.run_epoch(turn, *schedules(turn, options.steps), lambda _: None)),
+    )
+    peak = _memory(device, "peak_bytes_in_use")
+    found["memory"]["as written"] = peak - before if peak > known else None
+    by_hand = ByHand(problem, images, weights)
+    add(
+        "by hand",
+        lambda turn: by_hand.run_epoch(
             random.fold_in(ours.key, turn), *schedules(turn, options.steps)
         ),
-    }
-    found: dict[str, Any] = {"turns": turns, "first": {}, "memory": {}, "seconds": {}}
-    for way, turn in turns.items():
-        begun = time.perf_counter()
-        found["first"][way] = turn(0)
-        found["seconds"][way] = time.perf_counter() - begun
-        if way == "as written":
-            found["memory"][way] = (device.memory_stats() or {}).get("peak_bytes_in_use")
+    )
     size = 8192 if options.device == "cuda" and not options.quick else 512
-    return {**found, "operations": operations, "rate": _rate(size)}
+    return {**found, "operations": _operations(problem, by_hand), "rate": _rate(size)}
+
+
+def _device(name: str) -> Any:
+    try:
+        return jax.devices("cpu" if name == "cpu" else "gpu")[0]
+    except RuntimeError as error:
+        raise SystemExit(
+            "--device cuda: JAX sees no GPU here: install jax[cuda13], or give --ppl pyro"
+        ) from error
+
+
+def _memory(device: Any, what: str) -> int:
+    """Bytes; 0 where JAX does not count them, as on the CPU."""
+    return int((device.memory_stats() or {}).get(what, 0))
 
 
 def _operations(problem: Problem, by_hand: ByHand) -> float:

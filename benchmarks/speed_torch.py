@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.against_torch import _pair
 from benchmarks.by_hand_torch import ByHand, Recorded
+from benchmarks.counting import counting
 from benchmarks.problem import LEARNING_RATE, Problem, columns, schedules
 from ppl_vae.data import Images
 from ppl_vae.pyro import state
@@ -95,7 +95,7 @@ def _seeded(turn: Turn) -> Turn:
 def _operations(problem: Problem, images: np.ndarray) -> int:
     side = ByHand(problem, images, state(*_pair(problem)))
     x = torch.bernoulli(side.images[: problem.batch].float() / 255)
-    with FlopCounterMode(display=False) as counter:
+    with counting() as counter:
         side.step(x, 0.5, LEARNING_RATE)
     return int(counter.get_total_flops())
 

@@ -49,7 +49,7 @@ _IMAGE = {
 def annealed_bounds(forward: Any, reverse: Any = None) -> xr.Dataset:
     """Bounds of each image's log p(x), and their means.
 
-    Arguments:
+    Args:
         forward: (chain, image), nats: log weights of chains to p(x, z).
         reverse: (chain, image), nats: of chains back from an exact posterior draw; or None.
             DataArrays are read by these dims.

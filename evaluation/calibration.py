@@ -54,7 +54,7 @@ class _Quantity(NamedTuple):
 def calibration(ranks: Mapping[str, Any], num_draws: int, *, level: float = 0.01) -> xr.Dataset:
     """Verdicts on a guide from ranks of simulated truths among its draws.
 
-    Arguments:
+    Args:
         ranks: what `ppl_vae.<ppl>.calibration_ranks` gives, integers 0 … num_draws:
             "z" {site: (simulations, units…)}; "log_likelihood" (simulations,), of log p(x | z);
             and, where wanted, "log_prior" {site: (simulations,)}, of log p(z_l | z above).
@@ -126,7 +126,7 @@ def plot_calibration(
     log p(x | z) first, then the `limit` quantities with the lowest p-values. Each panel's band
     holds the whole curve of uniform ranks with probability 1 - level; no correction over panels.
 
-    Arguments:
+    Args:
         result: of `calibration`.
         path: of the PNG to write.
         limit: panels beside that of log p(x | z).

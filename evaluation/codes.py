@@ -20,7 +20,7 @@ from ppl_vae.errors import UsageError
 def code_usage(indices: Any, num_codes: int, images: Any = None) -> xr.Dataset:
     """Counts of each code over maps of codes, and their perplexity.
 
-    Arguments:
+    Args:
         indices: (n, h, w) whole numbers from 0 to num_codes - 1.
         num_codes: K.
         images: (n, c, height, width) that the codes are of. Where a patch of them is blank (all

@@ -26,7 +26,7 @@ from ppl_vae.errors import UsageError
 def gap_parts(bounds: Mapping[str, Any], elbo: Any, local: Mapping[str, Any]) -> xr.Dataset:
     """Approximation and amortisation gap of each image, for each local family.
 
-    Arguments:
+    Args:
         bounds: {name: (image,)}, nats: lower bounds of log p(x). The one with the highest mean
             stands for log p(x): one bound for all images, since a choice for each image would
             choose by chance.

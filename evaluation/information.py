@@ -47,7 +47,7 @@ def mutual_information(log_q: Mapping[str, Any], kl: Mapping[str, Any] | None = 
     cannot exceed log N, its `ceiling`: where it comes near, more images are needed to say more.
     It is Hoffman & Johnson's I_q for the N images as the whole data set.
 
-    Arguments:
+    Args:
         log_q: {site: (draw, image)}, nats, from `cross_log_prob`: entry (i, j) is the density of
             image i's draw under the posterior of image j given the sites before. Order matters.
         kl: {site: nats per image}, numbers or one value an image, E_q[log q - log p]: I(x; z) of
@@ -105,7 +105,7 @@ def bits_back(log_likelihood: Any, latent_free: Any, kl: Mapping[str, Any]) -> x
 
     A collapsed latent costs and saves nothing; an autoencoder's may cost more than it saves.
 
-    Arguments:
+    Args:
         log_likelihood: (images,), E_q[log p(x | z)], nats (`site_terms`).
         latent_free: (images,), log p̄(x), nats (`latent_free_log_prob`).
         kl: {site: (images,)}, nats.

@@ -67,7 +67,7 @@ def likelihood_ladder(
 ) -> xr.Dataset:
     r"""`importance_weighted_nll` of one stream, and L_K of the same samples at every rung.
 
-    Arguments:
+    Args:
         log_weights, num_dims: as of `importance_weighted_nll`. Memory is that of the largest block
             and some numbers an image.
         ladder: rising K, each at most the number of samples; None takes `rungs`.

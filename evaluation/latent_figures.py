@@ -46,7 +46,7 @@ def codes_by_label(
 ) -> Path:
     """Scatter of two-dimensional codes, a panel for each name, coloured by label.
 
-    Arguments:
+    Args:
         codes: {name: (images, 2)}.
         labels: (images,), or None: then in one colour.
         notes: {name: what stands beside the panel's name}.

@@ -34,7 +34,7 @@ def active_units(
 ) -> xr.Dataset:
     r"""Units of each site whose posterior mean varies over images by more than `threshold`.
 
-    Arguments:
+    Args:
         loc: {site: (images, units...)}, means of the posterior, or {site: (loc, scale)} as
             `posterior_moments` gives them; or an iterable of such blocks of images, worked off in
             one pass (memory: one block and three numbers a unit). Every number of a convolutional

@@ -52,7 +52,7 @@ def importance_weighted_nll(
 ) -> xr.Dataset:
     r"""Negative log-likelihood of each image by L_K, its error and its diagnostics.
 
-    Arguments:
+    Args:
         log_weights: (num_samples, images) in nats, log p(x, z) - log q(z | x); or an iterable of
             such blocks, in order, which is worked off block by block: memory is that of the largest
             block and some numbers an image. A DataArray is read by its dims "sample" and "image".

@@ -44,7 +44,7 @@ def leave_one_pixel_out(
 ) -> xr.Dataset:
     """Expected log predictive density of each pixel given all others of its image (arviz-stats).
 
-    Arguments:
+    Args:
         log_likelihood: (draws, images, pixels) of log p(x_d | z), nats, as
             `ppl_vae.<ppl>.pixel_log_likelihood` gives it; a DataArray is read by its dims draw,
             image and pixel.

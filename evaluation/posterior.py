@@ -41,7 +41,7 @@ _STATS = {  # name: (units, long_name)
 def posterior_tree(chains: Any, *, images: Sequence[int] | None = None) -> xr.DataTree:
     """What `ppl_vae.<ppl>.nuts` found, in the groups and dimensions that ArviZ reads.
 
-    Arguments:
+    Args:
         chains: with `posterior` {site: (chain, draw, image, units…)}, `guide`
             {site: (draw, image, units…)}, `stats` {name: (chain, draw, image)} and `x`
             (image, c, h, w).
@@ -103,7 +103,7 @@ def agreement(tree: xr.DataTree, converged: Any | None = None) -> xr.Dataset:
 
     .. math:: shift = (E_q z - E_p z) / SD_p z, \qquad ratio = SD_q z / SD_p z
 
-    Arguments:
+    Args:
         converged: (image,), of `convergence` by default.
 
     Returns:
@@ -135,7 +135,7 @@ def plot_forests(
 ) -> dict[int, Path]:
     """For each converged image, the guide's intervals beside the chains' (arviz-plots).
 
-    Arguments:
+    Args:
         folder: files `posterior_IMAGE.png` go there.
         converged: (image,), of `convergence` by default.
         limit: units shown, those that the guide misses by most.

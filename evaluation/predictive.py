@@ -99,7 +99,7 @@ def predictive_tree(
 ) -> xr.DataTree:
     """Statistics of the data and of replicated images, in ArviZ's groups.
 
-    Arguments:
+    Args:
         images: (image, c, h, w), the data as the likelihood saw them.
         posterior: (draw, image, c, h, w), as `ppl_vae.<ppl>.replicates` gives them.
         prior: (draw, image, c, h, w), from the model, in sets as large as the data's.

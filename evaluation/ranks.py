@@ -35,7 +35,7 @@ ROUNDING = 1e-9  # relative: binomial tails that are equal but for rounding are 
 def uniformity_p_values(ranks: Any, num_draws: int) -> Array:
     """Exact p-value of each quantity's ranks being uniform on 0 … num_draws.
 
-    Arguments:
+    Args:
         ranks: (simulations, quantities) integers.
         num_draws: D.
 

@@ -35,7 +35,7 @@ def summary(
 ) -> dict[str, Any]:
     """One evaluation as plain Python values, ready for strict JSON: exactly `KEYS`, then `about`.
 
-    Arguments:
+    Args:
         result: from `importance_weighted_nll`.
         kl: {site: nats per image}, numbers or one value an image, which are averaged.
         active_units: from `active_units`, or {site: count}.

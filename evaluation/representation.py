@@ -24,7 +24,7 @@ VIEWS = ("pca", "tsne")
 def principal_components(codes: Any, num_components: int = 2) -> xr.Dataset:
     """The codes along their directions of largest variance.
 
-    Arguments:
+    Args:
         codes: (images, units...).
         num_components: how many directions; the rest of a smaller code is NaN.
 
@@ -63,7 +63,7 @@ def principal_components(codes: Any, num_components: int = 2) -> xr.Dataset:
 def two_dimensional(codes: Any, view: str = "tsne", *, seed: int = 0) -> Array:
     """Codes in the plane: (images, 2).
 
-    Arguments:
+    Args:
         view: "pca", linear; or "tsne" (van der Maaten & Hinton 2008), which keeps neighbours and
             neither distances nor sizes of groups.
         seed: of t-SNE.
@@ -91,7 +91,7 @@ def purity(codes: Any, labels: Any, *, num_clusters: int | None = None, seed: in
     (Manning, Raghavan & Schütze 2008, Introduction to Information Retrieval, section 16.3.) A code
     that tells nothing has about the share of the commonest label, more with many clusters.
 
-    Arguments:
+    Args:
         codes: (images, units...), taken as they are: a unit counts by its variance.
         labels: (images,).
         num_clusters: of k-means; None for as many as there are labels.
@@ -116,7 +116,7 @@ def linear_probe(train: Any, train_labels: Any, test: Any, test_labels: Any) -> 
     Logistic regression (L2 penalty, C = 1) on units scaled to the training codes' mean 0 and
     deviation 1: trained on the training codes alone.
 
-    Arguments:
+    Args:
         train, test: (images, units...).
         train_labels, test_labels: (images,).
     """

@@ -21,7 +21,7 @@ def along(
 ) -> Path:
     """A panel a quantity: every run a point, a line through the means over seeds.
 
-    Arguments:
+    Args:
         title: of the horizontal axis.
         points: {quantity: (place, value) of every run}.
     """

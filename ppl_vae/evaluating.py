@@ -124,7 +124,7 @@ def _likelihood(subject: Subject, num_samples: int) -> xr.Dataset:
     drawn = {**subject.drawn, "spread": subject.spread}
     blocks = subject.programs.stream_log_weights(*subject.pair, images, num_samples, **drawn)
     return likelihood_ladder(
-        _progress(blocks, len(images), f"L_{num_samples}"), num_dims=images.num_dims
+        _progress(blocks, len(images) * num_samples, f"L_{num_samples}"), num_dims=images.num_dims
     )
 
 
@@ -162,13 +162,15 @@ def _keep(
     write_atomically(run.path / "evaluation.json", json.dumps(told, indent=2).encode())
 
 
-def _progress(blocks: Iterable[Any], num_images: int, what: str) -> Iterator[Any]:
+def _progress(blocks: Iterable[Any], count: int, what: str) -> Iterator[Any]:
+    """Blocks (samples, images) of `count` image-samples, and how many of these come a second."""
     from tqdm import tqdm
 
-    with tqdm(total=num_images, desc=what, unit="image", delay=1.0) as bar:
+    unit = " image-samples"
+    with tqdm(total=count, desc=what, unit=unit, unit_scale=True, delay=1.0) as bar:
         for block in blocks:
             yield block
-            bar.update(block.shape[1])
+            bar.update(block.size)
 
 
 def _from_z1(of_sites: Mapping[str, Any]) -> dict[str, Any]:

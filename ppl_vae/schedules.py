@@ -7,6 +7,8 @@ from __future__ import annotations
 
 __all__ = ["kl_weight", "learning_rate", "ramp"]
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -59,9 +61,9 @@ def _decay(epochs: NDArray[np.float64], settings: TrainingSettings) -> NDArray[n
         ends = np.cumsum(3.0 ** np.arange(8))
         stage = np.minimum(np.searchsorted(ends, epochs, side="right"), 7)
         return 10.0 ** (-stage / 7)
-    assert settings.decay_epochs is not None  # held by TrainingSettings
     if settings.decay_by_epoch:
         epochs = np.floor(epochs)
-    done = np.clip((epochs - settings.decay_delay_epochs) / settings.decay_epochs, 0.0, 1.0)
+    length: Any = settings.decay_epochs  # which `TrainingSettings` wants of these schedules
+    done = np.clip((epochs - settings.decay_delay_epochs) / length, 0.0, 1.0)
     left = 1.0 - done if settings.schedule == "linear" else 0.5 * (1.0 + np.cos(np.pi * done))
     return settings.final_fraction + (1.0 - settings.final_fraction) * left

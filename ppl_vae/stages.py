@@ -142,16 +142,6 @@ class Pyramid:
         return tuple(found)
 
     @property
-    def stochastic_depth(self) -> int:
-        """Layers of latents, each of which hangs on the one before.
-
-        >>> decoder = read_stages("1x3,4m1,4x2", "decoder")
-        >>> Pyramid((1, 4, 4), decoder, 8, together=2).stochastic_depth
-        4
-        """
-        return sum(place.fresh for place in self.places)
-
-    @property
     def biases(self) -> tuple[int, ...]:
         """Resolutions with a learned initial state, ascending."""
         found = {place.resolution for place in self.places}

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+import torch
 from jax import lax
-from zoo import Case, images, room
+from zoo import PAIRS, Case, images, room
 
 from ppl_vae.numpyro.bfloat16 import PRODUCTS, in_bfloat16
 from ppl_vae.numpyro.trainer import NumPyroTrainer
+from ppl_vae.pyro.objective import traces
 from ppl_vae.settings import ObjectiveSettings, TrainingSettings
 
 
@@ -103,3 +107,25 @@ def test_training_in_bfloat16_learns_much_the_same(ppl: str) -> None:
         assert {array.dtype for array in weights.values()} == {np.dtype(np.float32)}
     assert (found["bfloat16"] != found["float32"]).all()
     np.testing.assert_allclose(found["bfloat16"], found["float32"], rtol=0.02)
+
+
+@pytest.mark.parametrize("case", [pair for pair in PAIRS if pair.ppl == "pyro"], ids=str)
+@pytest.mark.filterwarnings("ignore:.*samples its sites in another order")
+def test_distributions_keep_their_digits_under_autocast(case: Case) -> None:
+    """Pyro: products are rounded; draws and densities of every site are float32 all the same."""
+    pair = replace(case, likelihood="normal").build()
+    x = torch.as_tensor(images()[:3]).float()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        found = traces(*pair, x)
+        sites = [
+            (name, site)
+            for trace in found
+            for name, site in trace.nodes.items()
+            if site["type"] == "sample"
+        ]
+        dtypes = {
+            name: (site["value"].dtype, site["fn"].log_prob(site["value"]).dtype)
+            for name, site in sites
+        }
+    assert set(dtypes) >= {*case.sites, "x"}
+    assert set(dtypes.values()) == {(torch.float32, torch.float32)}

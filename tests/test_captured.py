@@ -130,14 +130,26 @@ def fails() -> Iterator[None]:
 
 
 def test_where_recording_fails_training_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In one line, once, with the random stream that was kept."""
+    """In one line, once, with the random stream that was kept, on the stream that it was on."""
     put: list[Any] = []
+    streams: list[str] = []
+
+    @contextmanager
+    def kept_stream(stream: str) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            streams.append(stream)
+
     random = SimpleNamespace(clone_state=lambda: "kept", graphsafe_set_state=put.append)
     for name, value in {
         "default_generators": [random],
         "CUDAGraph": object,
         "graph": lambda *_, **__: fails(),
         "device": lambda _: nullcontext(),
+        "stream": kept_stream,
+        "current_stream": lambda _: "present",
+        "Stream": lambda _: "own",
         "current_device": lambda: 0,
     }.items():
         monkeypatch.setattr(torch.cuda, name, value)
@@ -152,6 +164,7 @@ def test_where_recording_fails_training_goes_on(monkeypatch: pytest.MonkeyPatch)
             trained(trainer, range(3))
         assert_same(everything(plain), everything(trainer))
     assert put == ["kept"]
+    assert streams == ["present"]
     assert len([w for w in heard if "recorded" in str(w.message)]) == 1
     assert "\n" not in str(heard[0].message)
 

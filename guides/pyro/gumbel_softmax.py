@@ -19,6 +19,7 @@ from guides.pyro.vector_quantizer import VectorQuantizerGuide
 from ppl_vae.errors import UsageError
 from ppl_vae.pyro.codes import Codes, RelaxedCodes
 from ppl_vae.pyro.guide import Site
+from ppl_vae.pyro.nets.precision import in_full
 
 
 class GumbelSoftmaxGuide(VectorQuantizerGuide):
@@ -49,7 +50,7 @@ class GumbelSoftmaxGuide(VectorQuantizerGuide):
 
     def posterior(self, site: Site, features: Tensor) -> RelaxedCodes:
         codebook = site.context
-        z = codebook.bound(features)
+        z = codebook.bound(in_full(features))
         is_learning = self.training
         if is_learning and not isinstance(site.prior, Codes):
             raise UsageError(

@@ -22,6 +22,7 @@ from ppl_vae.pyro.clamped import ClampedNormal
 from ppl_vae.pyro.flows import AutoregressiveShift
 from ppl_vae.pyro.guide import Guide, Site
 from ppl_vae.pyro.nets.masked import ShiftNet
+from ppl_vae.pyro.nets.precision import in_full
 from ppl_vae.pyro.nets.weight_norm import WeightNormConv
 from ppl_vae.scales import Scales, check_sizes
 
@@ -91,7 +92,7 @@ class NVAEGuide(Guide):
         h = features[site.name]
         if index:
             h = h + self.combine[index - 1](site.context)
-        loc, scale = self.heads[index](h).chunk(2, 1)
+        loc, scale = in_full(self.heads[index](h)).chunk(2, 1)
         if self.residual and index:
             loc, scale = site.prior.raw_loc + loc, site.prior.raw_scale + scale
         posterior = ClampedNormal(loc, scale)

@@ -22,6 +22,7 @@ from ppl_vae.pyro.codes import NearestCode
 from ppl_vae.pyro.guide import Guide, Site, data_shape
 from ppl_vae.pyro.nets.code_maps import CodeEncoder
 from ppl_vae.pyro.nets.conv import conv
+from ppl_vae.pyro.nets.precision import in_full
 
 
 class VectorQuantizer2Guide(Guide):
@@ -79,4 +80,4 @@ class VectorQuantizer2Guide(Guide):
         h, z = features
         if site.name == "z1":
             z = self.lower(torch.cat([h, above], 1))
-        return quantised(site.name, codebook, codebook.bound(z), self.commitment)
+        return quantised(site.name, codebook, codebook.bound(in_full(z)), self.commitment)

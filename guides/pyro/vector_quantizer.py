@@ -23,6 +23,7 @@ from ppl_vae.errors import UsageError
 from ppl_vae.pyro.codes import NearestCode
 from ppl_vae.pyro.guide import Guide, Site, data_shape
 from ppl_vae.pyro.nets.code_maps import CodeEncoder
+from ppl_vae.pyro.nets.precision import in_full
 
 
 class VectorQuantizerGuide(Guide):
@@ -84,7 +85,7 @@ class VectorQuantizerGuide(Guide):
 
     def posterior(self, site: Site, features: Tensor) -> NearestCode:
         codebook = site.context
-        return quantised(site.name, codebook, codebook.bound(features), self.commitment)
+        return quantised(site.name, codebook, codebook.bound(in_full(features)), self.commitment)
 
 
 def quantised(name: str, codebook: Any, z: Tensor, commitment: float) -> NearestCode:

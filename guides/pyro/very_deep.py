@@ -21,6 +21,7 @@ from torch.nn import functional
 from ppl_vae.errors import UsageError
 from ppl_vae.pyro.guide import Guide, Site
 from ppl_vae.pyro.nets.bottleneck import Bottleneck, conv
+from ppl_vae.pyro.nets.precision import in_full
 from ppl_vae.stages import Pyramid, Stage, Stages, read_stages
 
 
@@ -114,5 +115,6 @@ class VeryDeepGuide(Guide):
     def posterior(self, site: Site, features: dict[int, Tensor]) -> Any:
         index = self.order.index(site.name)
         seen = features[self.pyramid.places[index].resolution]
-        loc, log_scale = self.heads[index](torch.cat([site.context, seen], 1)).chunk(2, 1)
+        head = in_full(self.heads[index](torch.cat([site.context, seen], 1)))
+        loc, log_scale = head.chunk(2, 1)
         return dist.Normal(loc, log_scale.exp())

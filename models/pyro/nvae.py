@@ -23,6 +23,7 @@ from ppl_vae.architecture import check_batch
 from ppl_vae.pyro.bind import bind
 from ppl_vae.pyro.clamped import ClampedNormal
 from ppl_vae.pyro.likelihoods import Likelihood
+from ppl_vae.pyro.nets.precision import in_full
 from ppl_vae.pyro.nets.residual import InvertedCell, through
 from ppl_vae.pyro.nets.weight_norm import WeightNormConv
 from ppl_vae.scales import Scales, check_sizes, groups_per_scale
@@ -45,7 +46,7 @@ class Group(nn.Module):
         if self.head is None:
             zero = h.new_zeros(()).expand(len(h), self.latent_channels, *h.shape[2:])
             return ClampedNormal(zero, zero).to_event(3)
-        raw_loc, raw_scale = self.head(functional.elu(h)).chunk(2, 1)
+        raw_loc, raw_scale = in_full(self.head(functional.elu(h))).chunk(2, 1)
         return ClampedNormal(raw_loc, raw_scale).to_event(3)
 
     def merge(self, h: Tensor, z: Tensor) -> Tensor:
@@ -155,7 +156,7 @@ class NVAE(nn.Module):
         """p(x | z) from likelihood parameters."""
         if self.likelihood.name != "normal":
             return self.likelihood(h)
-        raw_loc, raw_scale = h.chunk(2, 1)
+        raw_loc, raw_scale = in_full(h).chunk(2, 1)
         scaled = ClampedNormal(raw_loc, raw_scale)  # of 2x - 1
         return dist.Normal(0.5 + 0.5 * scaled.loc, 0.5 * scaled.scale).to_event(3)
 

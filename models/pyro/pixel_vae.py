@@ -27,6 +27,7 @@ from ppl_vae.pyro.distributions import standard_normal
 from ppl_vae.pyro.likelihoods import Likelihood
 from ppl_vae.pyro.nets import ConvDecoder, MapDecoder, PixelCNNNet, halved
 from ppl_vae.pyro.nets.gaussian import MIN_VARIANCE
+from ppl_vae.pyro.nets.precision import in_full
 
 
 class PixelCNN(nn.Module):
@@ -177,5 +178,5 @@ class HierarchicalPixelVAE(nn.Module):
 
 
 def _gaussian(h: Tensor) -> Any:
-    loc, raw = h.chunk(2, 1)
+    loc, raw = in_full(h).chunk(2, 1)
     return dist.Normal(loc, (functional.softplus(raw) + MIN_VARIANCE).sqrt()).to_event(3)

@@ -26,6 +26,7 @@ from ppl_vae.errors import UsageError
 from ppl_vae.pyro.bind import bind
 from ppl_vae.pyro.likelihoods import Likelihood
 from ppl_vae.pyro.nets.bottleneck import Bottleneck, pixel_conv
+from ppl_vae.pyro.nets.precision import in_full
 from ppl_vae.stages import Place, Pyramid, Stages, read_stages, read_widths
 
 
@@ -47,8 +48,8 @@ class Group(nn.Module):
 
     def prior(self, h: Tensor) -> tuple[dist.Distribution, Tensor]:
         """Of z given the state (n, channels, side, side); and what the state gains besides z."""
-        latent = self.latent_channels
-        loc, log_scale, increment = self.prior_net(h).tensor_split((latent, 2 * latent), 1)
+        head, increment = self.prior_net(h).tensor_split((2 * self.latent_channels,), 1)
+        loc, log_scale = in_full(head).chunk(2, 1)
         return dist.Normal(loc, log_scale.exp()).to_event(3), increment
 
     def merge(self, h: Tensor, z: Tensor) -> Tensor:

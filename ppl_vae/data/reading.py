@@ -178,17 +178,6 @@ def _read(values: Any, places: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
     return np.ascontiguousarray(values[places])
 
 
-def _several(steps: int, most: int) -> int:
-    """How many steps at a time.
-
-    >>> _several(12, 5), _several(13, 5)
-    (4, 5)
-    """
-    most = min(most, steps)
-    divisors = [k for k in range(most, most // 2, -1) if steps % k == 0]
-    return divisors[0] if divisors else most
-
-
 def ahead(
     read: Callable[[Job], Part], jobs: Iterable[Job], nbytes: int, *, readers: int = READERS
 ) -> Iterator[Part]:

@@ -134,8 +134,7 @@ def _of_kind(
     )
     grey = np.round(values * 255).astype(np.uint8)[:SHOWN]
     shown = np.round(draws[:, :SHOWN] * 255).clip(0, 255).astype(np.uint8)
-    assert subject.data is not None
-    sheet = completion_sheet(grey, known[:SHOWN], shown, subject.data.train.pixels)
+    sheet = completion_sheet(grey, known[:SHOWN], shown, subject.train.pixels)
     return table, save_sheet(sheet, subject.figures / f"inpainting_{kind}.png")
 
 
@@ -168,9 +167,8 @@ def _baselines(subject: Subject, plain: Images, values: Any, known: Any) -> dict
         ssim,
     )
 
-    assert subject.data is not None
-    train = subject.data.train.pixels
-    mean = train.mean(axis=0) / (1.0 if subject.data.train.binarization == "static" else 255.0)
+    train = subject.train.pixels
+    mean = train.mean(axis=0) / (1.0 if subject.train.binarization == "static" else 255.0)
     fillings = {
         "training mean": mean_fill(mean, values, known),
         "nearest training image": nearest_fill(train, values, known),

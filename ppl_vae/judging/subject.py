@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ppl_vae.errors import UsageError
 from ppl_vae.typed import room
 
 if TYPE_CHECKING:
@@ -54,6 +55,13 @@ class Subject:
     def programs(self) -> Any:
         """`ppl_vae.<ppl>`: the public calls."""
         return room(self.ppl)
+
+    @property
+    def train(self) -> Images:
+        """Training images; UsageError where the whole data set was not given."""
+        if self.data is None:
+            raise UsageError("data: expected a data set, came none: give Subject(..., data=...)")
+        return self.data.train
 
     @property
     def pair(self) -> tuple[Any, Any]:

@@ -260,9 +260,9 @@ class NumPyroTrainer:
         return float(mean[0]), mean[1:]
 
     def _validation_sums(self, params: Any, mutable: Any, values: Array, rng_key: Any) -> Array:
-        assert self.valid is not None
+        images: Any = self.valid  # without any nothing is validated
         binarise, noise = random.split(rng_key)
-        x = self.valid.prepared(values, binarise)
+        x = images.prepared(values, binarise)
         data = {**self.constrained(params), **fresh(mutable)}
         with handlers.substitute(data=data), handlers.seed(rng_seed=noise):
             means = self.objective.terms(self.model, self.guide, x).means(len(self.train))

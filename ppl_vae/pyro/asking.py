@@ -28,6 +28,7 @@ from ppl_vae.architecture import check_images
 from ppl_vae.errors import UsageError, nearest
 from ppl_vae.pyro.data import DeviceImages
 from ppl_vae.pyro.guide import Guide, quiet
+from ppl_vae.pyro.streams import kept_streams
 
 BATCH_NORM = ("running", "batch", "recomputed")
 PASSES = 20  # over which recomputed statistics are averaged
@@ -58,7 +59,7 @@ def asked(
 
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
-        stack.enter_context(torch.random.fork_rng())
+        stack.enter_context(kept_streams(data.device))
         stack.enter_context(pyro.validation_enabled(False))
         # What modules register is theirs alone; what plain functions learned before stays in sight.
         store = pyro.get_param_store()

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ppl_vae.pyro.optimizers import device_of
+from ppl_vae.pyro.streams import kept_streams
 from ppl_vae.recipes import Recipe
 
 
@@ -24,12 +25,12 @@ def build(recipe: Recipe, x_shape: Sequence[int]) -> tuple[Any, Any]:
     """
     model_class, model_args = recipe.model.resolve("model", "pyro")
     guide_class, guide_args = recipe.guide.resolve("guide", "pyro")
-    with torch.random.fork_rng():
+    chosen = recipe.training.device
+    device = device_of(chosen if chosen == "cpu" or torch.cuda.is_available() else None)
+    with kept_streams(device):
         torch.manual_seed(recipe.training.seed)
         model = model_class(tuple(x_shape), **model_args)
         guide = guide_class(model, **guide_args)
-    chosen = recipe.training.device
-    device = device_of(chosen if chosen == "cpu" or torch.cuda.is_available() else None)
     for part in (model, guide):
         if isinstance(part, nn.Module):
             part.eval().to(device)

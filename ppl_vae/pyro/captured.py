@@ -113,9 +113,16 @@ class StaticSteps:
         kept, graph = random.clone_state(), torch.cuda.CUDAGraph()
         self.trainer.optimizer.zero_grad(set_to_none=True)  # the graph has gradients of its own
         try:
+            # A stream of this device's own (torch keeps one for all), and the present one put back:
+            # torch does not where the end of a recording fails.
             with (
                 torch.cuda.device(device),
-                torch.cuda.graph(graph, capture_error_mode="thread_local"),
+                torch.cuda.stream(torch.cuda.current_stream(device)),
+                torch.cuda.graph(
+                    graph,
+                    stream=torch.cuda.Stream(device),
+                    capture_error_mode="thread_local",
+                ),
             ):
                 self.step()
         except RuntimeError as error:

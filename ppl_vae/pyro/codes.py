@@ -30,6 +30,7 @@ from torch.distributions import register_kl
 from torch.nn import functional
 
 from ppl_vae.pyro.autoregressive import Autoregressive
+from ppl_vae.pyro.nets.precision import in_full
 
 TOLERANCE = 1e-4  # of a value beside its code's vector, per unit of their sizes
 
@@ -158,7 +159,7 @@ class RelaxedCodes(Codes):
         return self._mixed(((logits + noise) / self.temperature).softmax(-3), self.vectors)
 
     def _mixed(self, shares: Tensor, vectors: Tensor) -> Tensor:
-        return (shares.movedim(-3, -1) @ vectors).movedim(-1, -3)
+        return in_full(shares.movedim(-3, -1) @ vectors).movedim(-1, -3)
 
 
 class NearestCode(TorchDistribution):

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyro
-import torch
 from pyro import poutine
 from torch import Tensor, nn
 
@@ -17,6 +16,7 @@ from ppl_vae.pyro.checks import check_pair, check_sites, natural
 from ppl_vae.pyro.data import check_support
 from ppl_vae.pyro.guide import quiet
 from ppl_vae.pyro.objective import traces
+from ppl_vae.pyro.streams import kept_streams
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def first_pass(model: Any, guide: Any, x: Tensor, num_data: int) -> FirstPass:
         UsageError: the guide does not fit the model, data lie outside of the likelihood's
             support, or nothing is there to learn.
     """
-    with pyro.validation_enabled(True), quiet(model, guide), torch.random.fork_rng():
+    with pyro.validation_enabled(True), quiet(model, guide), kept_streams(x.device):
         check_pair(model, guide)
         with poutine.trace(param_only=True) as asked:
             model_trace, guide_trace = traces(model, guide, x)

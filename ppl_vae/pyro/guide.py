@@ -27,6 +27,7 @@ from torch import nn
 
 from ppl_vae.pyro.bind import bind
 from ppl_vae.pyro.distributions import unwrapped
+from ppl_vae.pyro.streams import kept_streams
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +164,9 @@ def _generate_one(model: Callable[..., Any]) -> Any:
 
 
 def _quietly_traced(model: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    with quiet(model), torch.no_grad(), torch.random.fork_rng(devices=[]):
+    parameters = model.parameters() if isinstance(model, nn.Module) else iter(())
+    device = next((parameter.device for parameter in parameters), None)
+    with quiet(model), torch.no_grad(), kept_streams(device):
         return poutine.trace(model).get_trace(*args, **kwargs)
 
 

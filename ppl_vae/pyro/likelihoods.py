@@ -24,6 +24,7 @@ from torch import Tensor
 from ppl_vae.errors import UsageError, nearest
 from ppl_vae.pyro.distributions import CategoricalLevels, DiscretizedLogistic
 from ppl_vae.pyro.mixture import DiscretizedLogisticMixture
+from ppl_vae.pyro.nets.precision import in_full
 
 # A pixel that never varies would let its scale shrink for ever, and its density grow without bound.
 MIN_LOG_SCALE = -6.0
@@ -120,5 +121,5 @@ class Likelihood:
         return channels if self.name == "bernoulli" else 2 * channels
 
     def __call__(self, h: Tensor) -> dist.Distribution:
-        fn = LIKELIHOODS[self.name](h, **self.options)
+        fn = LIKELIHOODS[self.name](in_full(h), **self.options)
         return fn.to_event(3 - fn.event_dim)

@@ -29,6 +29,7 @@ from ppl_vae.pyro.nets.synchronised import synchronised
 from ppl_vae.pyro.objective import Means, Objective, Terms
 from ppl_vae.pyro.sharded_optimizer import ShardedOptimizer
 from ppl_vae.pyro.sharing import Share, current
+from ppl_vae.pyro.streams import kept_streams
 from ppl_vae.pyro.trainer import PyroTrainer
 from ppl_vae.settings import ObjectiveSettings
 
@@ -115,7 +116,7 @@ class ShardedTrainer(PyroTrainer):
 
         vectors = self.penalty.vectors if self.penalty else {}
         held = {name: vector.clone() for name, vector in vectors.items()}
-        with quiet(self.model, self.guide), torch.random.fork_rng():
+        with quiet(self.model, self.guide), kept_streams(self.device):
             slopes = torch.autograd.grad(loss(super().passed), parameters, allow_unused=True)
             together = DistributedDataParallel(
                 _Pass(modules, super().passed),

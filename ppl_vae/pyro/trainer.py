@@ -27,6 +27,7 @@ from ppl_vae.pyro.guide import quiet
 from ppl_vae.pyro.objective import Means, Objective
 from ppl_vae.pyro.optimizers import device_of, optimizer_of
 from ppl_vae.pyro.regularizers import Penalty
+from ppl_vae.pyro.streams import kept_streams
 from ppl_vae.pyro.watching import posterior_range, prior_samples
 from ppl_vae.pyro.weights import load_state, state
 from ppl_vae.runs import Arrays
@@ -237,7 +238,7 @@ class PyroTrainer:
     @contextmanager
     def aside(self) -> Iterator[None]:
         """Evaluation mode and a random stream of its own: training goes on as before."""
-        looking = quiet(self.model, self.guide), torch.random.fork_rng()
+        looking = quiet(self.model, self.guide), kept_streams(self.device)
         with looking[0], looking[1], plain(self.settings.compile):
             torch.manual_seed(self.settings.seed + 1)
             yield

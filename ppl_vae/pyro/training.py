@@ -14,6 +14,8 @@ import torch
 from ppl_vae import loop
 from ppl_vae.pyro import ranks
 from ppl_vae.pyro.compiling import compiled
+from ppl_vae.pyro.optimizers import device_of
+from ppl_vae.pyro.streams import kept_streams
 from ppl_vae.pyro.trainer import PyroTrainer
 from ppl_vae.runs import Run
 from ppl_vae.settings import ObjectiveSettings, TrainingSettings
@@ -101,7 +103,7 @@ def _surroundings(settings: TrainingSettings) -> Iterator[None]:
     """Everything global that training sets, put back afterwards."""
     threads = torch.get_num_threads()
     with ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng())
+        stack.enter_context(kept_streams(device_of(settings.device)))
         stack.enter_context(pyro.validation_enabled(False))
         stack.enter_context(pyro.get_param_store().scope())
         stack.callback(torch.set_num_threads, threads)

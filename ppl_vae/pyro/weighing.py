@@ -6,6 +6,7 @@ __all__ = ["ROWS", "log_weights", "stream_log_weights"]
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +25,7 @@ from ppl_vae.pyro.memory import free, slope
 from ppl_vae.pyro.objective import Objective, traces
 from ppl_vae.pyro.sharing import Own, Share
 from ppl_vae.pyro.sharing import whole as whole_rows
+from ppl_vae.pyro.streams import kept_streams
 
 ROWS = 8192  # images times samples that pass through the nets at once, at most
 NOISE = 2**26  # numbers that a site draws at once, at most
@@ -103,7 +105,7 @@ def stream_log_weights(
         with asked(model, guide, x, params, seed, batch_norm) as data:
             if plan is None:
                 plan = _plan(model, guide, data, size, num_samples, block, batch_norm, whole)
-            _set_random(noise)
+            _set_random(noise, data.device)
             places = slice(start, min(start + size, count))
             found = _block_weights(model, guide, data, places, num_samples, plan, spread)
             noise = _random(data.device)
@@ -150,7 +152,7 @@ def _plan(
         return Plan(1, size, False)
     if batch_norm == "batch" and batch_norms(model, guide):
         return Plan(max(1, (block or ROWS) // size), block or ROWS, False)
-    with torch.random.fork_rng():
+    with kept_streams(data.device):
         image = data.batch(slice(0, 1))
         sites = traces(model, guide, image)[1].nodes.values()
         noise = max((s["value"].numel() for s in sites if s["type"] == "sample"), default=1)
@@ -167,8 +169,12 @@ def _random(device: torch.device) -> list[Tensor]:
     return [torch.get_rng_state(), *cuda]
 
 
-def _set_random(states: list[Tensor]) -> None:
-    for state, put in zip(states, (torch.set_rng_state, torch.cuda.set_rng_state), strict=False):
+def _set_random(states: list[Tensor], device: torch.device) -> None:
+    puts: tuple[Any, ...] = (
+        torch.set_rng_state,
+        partial(torch.cuda.set_rng_state, device=device),
+    )
+    for state, put in zip(states, puts, strict=False):  # none before the first block
         put(state)
 
 
@@ -196,7 +202,7 @@ def _block_weights(
         samples = min(plan.at_once, num_samples - done)
         begun = _random(data.device)
         for rows, draws in plan.parts(own, samples):
-            _set_random(begun)
+            _set_random(begun, data.device)
             here = slice(rows.start - own.start, rows.stop - own.start)
             many = draws.stop - draws.start
             with _drawn_whole(rows, draws, count, samples, strict=share is not None):

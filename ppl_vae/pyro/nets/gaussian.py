@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ppl_vae.pyro.nets.mlp import linear
+from ppl_vae.pyro.nets.precision import in_full
 
 MIN_VARIANCE = 1e-6  # keeps the precision finite in float32
 
@@ -27,7 +28,7 @@ class GaussianHead(nn.Module):
         self.linear = linear(num_inputs, 2 * math.prod(self.event_shape))
 
     def forward(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        loc, raw = self.linear(h).chunk(2, -1)
+        loc, raw = in_full(self.linear(h)).chunk(2, -1)
         variance = functional.softplus(raw) + MIN_VARIANCE
         shape = (-1, *self.event_shape)
         return loc.reshape(shape), variance.reshape(shape)

@@ -12,6 +12,7 @@ from torch.nn import functional
 from ppl_vae.pyro.nets.conv import conv
 from ppl_vae.pyro.nets.gaussian import MIN_VARIANCE
 from ppl_vae.pyro.nets.mlp import ACTIVATIONS
+from ppl_vae.pyro.nets.precision import in_full
 
 
 class MapBlock(nn.Module):
@@ -57,7 +58,7 @@ class GaussianMapHead(nn.Module):
         self.conv = conv(num_inputs, 2 * channels)
 
     def forward(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        loc, raw = self.conv(h).chunk(2, 1)
+        loc, raw = in_full(self.conv(h)).chunk(2, 1)
         return loc, functional.softplus(raw) + MIN_VARIANCE
 
 

@@ -39,7 +39,7 @@ def _forward(norm: Any, x: Tensor) -> Tensor:
         return normal
     axes, wide = [0, *range(2, x.dim())], (1, -1, *[1] * (x.dim() - 2))
     h = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-    count = h.new_tensor([h.numel() // h.shape[1]])
+    count = h.new_full((1,), h.numel() // h.shape[1])  # made on the device: nothing is copied
     sums = _Sum.apply(torch.cat([h.sum(axes), count]))
     number = sums[-1].detach()
     mean = sums[:-1] / number
