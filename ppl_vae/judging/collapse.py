@@ -59,7 +59,7 @@ class Settings:
 def judge(subject: Subject, settings: Settings) -> Finding:
     """Which sites and units say nothing, what the others say, and what that costs."""
     units = _units(subject, settings)
-    information = _information(subject, settings, units)
+    information = _information(subject, settings)
     terms = subject.programs.site_terms(*subject.pair, subject.images, **subject.drawn)
     free = subject.programs.latent_free_log_prob(
         *subject.pair, subject.images, settings.draws, **subject.drawn
@@ -104,11 +104,11 @@ def _units(subject: Subject, settings: Settings) -> xr.Dataset:
     )
 
 
-def _information(subject: Subject, settings: Settings, units: xr.Dataset) -> xr.Dataset:
+def _information(subject: Subject, settings: Settings) -> xr.Dataset:
     """Bounds of the mutual information, by site as the guide samples them."""
     images = subject.images.take(min(settings.images, len(subject.images)))
     log_q = subject.programs.cross_log_prob(*subject.pair, images, **subject.drawn)
-    kl = dict(zip(map(str, units["site"].values), units["kl"].values, strict=True))
+    kl = subject.programs.site_terms(*subject.pair, images, **subject.drawn)["kl"]
     return mutual_information(log_q, {site: kl.get(site, 0.0) for site in log_q})
 
 
