@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import train_tiny
+from zoo import Case, images, side
 
+from ppl_vae.annealing import AnnealingSettings
 from ppl_vae.errors import UsageError
 from ppl_vae.recipes import Recipe
 
@@ -82,6 +84,15 @@ def test_batch_norm_of_samples_can_be_recomputed(ppl: str, trained: Any) -> None
     assert not np.allclose(draws["running"], draws["recomputed"])
 
 
+def test_one_image_has_no_statistics_to_recompute(ppl: str, trained: Any) -> None:
+    pair = trained(ppl)
+    before = room(ppl).state(*pair)
+    with pytest.raises(UsageError, match="recomputed needs two images or more, came 1: give more"):
+        room(ppl).log_weights(*pair, X[:1], 2, batch_norm="recomputed")
+    after = room(ppl).state(*pair)
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
 def test_unknown_batch_norm_names_the_nearest(ppl: str, trained: Any) -> None:
     with pytest.raises(UsageError, match="did you mean 'running'"):
         room(ppl).log_weights(*trained(ppl), X, 1, batch_norm="runing")
@@ -91,6 +102,8 @@ def test_unknown_batch_norm_names_the_nearest(ppl: str, trained: Any) -> None:
 def test_no_samples_are_refused(ppl: str, trained: Any, num_samples: int) -> None:
     with pytest.raises(UsageError, match="num_samples: expected at least 1"):
         room(ppl).log_weights(*trained(ppl), X, num_samples)
+    with pytest.raises(UsageError, match="num_samples: expected at least 1"):
+        room(ppl).posterior_sample(*trained(ppl), X, num_samples)
 
 
 def test_wrong_images_are_refused(ppl: str, trained: Any) -> None:
@@ -124,6 +137,27 @@ def test_bound_is_the_mean_of_its_terms(ppl: str, trained: Any) -> None:
     elbo = terms["log_likelihood"] - sum(terms["kl"].values())
     w = np.asarray(room(ppl).log_weights(*pair, X, 400))
     assert abs(elbo.mean() - w.mean()) < 6 * w.std() / np.sqrt(len(X))
+
+
+@pytest.mark.parametrize("call", ["stream_log_weights", "stream_annealed_log_weights"])
+def test_modes_between_blocks(ppl: str, call: str) -> None:
+    """Whoever has a block finds the modules as they were, and the blocks do not depend on it."""
+    pair, x = Case(ppl, "vae", "mean-field").build(batch_norm=True), images(n=5)
+    chains = AnnealingSettings(
+        num_temperatures=3, num_chains=2, num_leapfrogs=1, pilot_chains=2, pilot_temperatures=2
+    )
+    asked: Any = 2 if call == "stream_log_weights" else chains
+    block = 3 if call == "stream_log_weights" else 6  # in NumPyro three images, then two
+    found = []
+    for training in (False, True):
+        side(ppl).set_training(*pair, training)
+        parts = []
+        for part in getattr(room(ppl), call)(*pair, x, asked, block=block):
+            assert side(ppl).is_training(*pair) == training
+            parts.append(getattr(part, "forward", part))
+        found.append(np.concatenate(parts, axis=1))
+    assert found[0].shape == (2, 5)
+    np.testing.assert_array_equal(*found)
 
 
 def test_another_order_falls_back_and_says_so_once(ppl: str) -> None:

@@ -28,7 +28,7 @@ from ppl_vae.annealing import (
     stretched,
 )
 from ppl_vae.errors import UsageError
-from ppl_vae.numpyro.asking import asked, running
+from ppl_vae.numpyro.asking import again, asked, running
 from ppl_vae.numpyro.densities import Densities
 
 ROWS = 4096  # images times chains that move at once
@@ -101,12 +101,15 @@ def stream_annealed_log_weights(
     size = max(1, (block or ROWS) // max(settings.num_chains, settings.pilot_chains))
     with asked(model, guide, x, params, seed, batch_norm) as (data, values, key):
         calls = _Calls(Densities(model, guide, settings.start), settings)
-        for start in range(0, len(data), size):
-            part = slice(start, start + size)
-            binarise, noise = random.split(random.fold_in(key, start))
-            images = data.batch(part, binarise)
-            exact = {name: jnp.asarray(value[part]) for name, value in (latents or {}).items()}
-            yield _annealed(calls, values, images, exact, noise, settings)
+    for start in range(0, len(data), size):
+        part = slice(start, start + size)
+        binarise, noise = random.split(random.fold_in(key, start))
+        images = data.batch(part, binarise)
+        exact = {name: jnp.asarray(value[part]) for name, value in (latents or {}).items()}
+        # Nothing is changed in the modules while the caller has the block.
+        with again(model, guide, batch_norm):
+            found = _annealed(calls, values, images, exact, noise, settings)
+        yield found
 
 
 def _checked(guide: Any, settings: AnnealingSettings, batch_norm: str) -> Any:

@@ -10,10 +10,10 @@
 
 from __future__ import annotations
 
-__all__ = ["asked", "batch_norms", "prepared", "running"]
+__all__ = ["again", "asked", "batch_norms", "prepared", "running"]
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import jax
@@ -75,6 +75,15 @@ def asked(
             yield data, values, key
 
 
+@contextmanager
+def again(model: Any, guide: Any, batch_norm: str) -> Iterator[None]:
+    """The modes of `asked` once more, for whoever has left it with what it gave."""
+    with quiet(model, guide), ExitStack() as stack:
+        if batch_norm == "batch":
+            stack.enter_context(_training(batch_norms(model, guide)))
+        yield
+
+
 def prepared(data: DeviceImages, stored: Array, rng_key: Any) -> tuple[Array, Any]:
     binarise, noise = random.split(rng_key)
     return data.prepared(stored, binarise), noise
@@ -120,6 +129,11 @@ def _recomputed(
         size = 256
         starts = range(0, min(len(data), PASSES * size), size)
         parts = [data.values[s : s + size] for s in starts if len(data) - s > 1]  # it needs two
+    if data is not None and not parts:
+        raise UsageError(
+            f"batch_norm: recomputed needs two images or more, came {len(data)}: give more, or "
+            "take running"
+        )
     with _training(norms, momentum=0.0):  # a pass leaves its own statistics behind
         found = [statistics(part, random.fold_in(key, i)) for i, part in enumerate(parts)]
     mean = jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *found)

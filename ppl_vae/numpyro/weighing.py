@@ -17,7 +17,7 @@ from numpyro.infer.autoguide import AutoGuide
 
 from ppl_vae.errors import UsageError
 from ppl_vae.memory import rows_within
-from ppl_vae.numpyro.asking import asked, batch_norms, running
+from ppl_vae.numpyro.asking import again, asked, batch_norms, running
 from ppl_vae.numpyro.bind import bind
 from ppl_vae.numpyro.densities import repeated
 from ppl_vae.numpyro.guide import Guide
@@ -105,13 +105,15 @@ def stream_log_weights(
             passes.size, passes.at_once = len(data), 1
         else:
             passes.fit(block or ROWS, chosen=block is not None or not apart)
-        for start in range(0, len(data), passes.size):
+    for start in range(0, len(data), passes.size):
+        # Nothing is changed in the modules while the caller has the block.
+        with again(model, guide, batch_norm):
             stored = data.values[start : start + passes.size]
             parts = [
                 np.asarray(passes(stored, start, done))
                 for done in range(0, num_samples, passes.at_once)
             ]
-            yield np.concatenate(parts)[:num_samples]
+        yield np.concatenate(parts)[:num_samples]
 
 
 class _Passes:

@@ -53,6 +53,11 @@ def asked(
         check_images(data, model)
 
     def over_images() -> None:
+        if len(data) < 2:
+            raise UsageError(
+                f"batch_norm: recomputed needs two images or more, came {len(data)}: give more, or "
+                "take running"
+            )
         for start in range(0, min(len(data), PASSES * 256), 256):
             if len(data) - start > 1:  # batch norm needs two
                 guide(data.batch(slice(start, start + 256)))

@@ -64,6 +64,8 @@ def posterior_sample(
     batch_norm: str = "running",
 ) -> dict[str, Tensor]:
     """Draws from the guide: {site: (num_samples, n, …)}, and "x_mean", the likelihood's mean."""
+    if num_samples < 1:
+        raise UsageError(f"num_samples: expected at least 1, came {num_samples}")
     with asked(model, guide, x, params, seed, batch_norm) as data:
         images = data.batch(slice(None))
         draws = [_values(traces(model, guide, images)[0]) for _ in range(num_samples)]
