@@ -55,6 +55,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def coded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small VQ-VAE, trained once, in Pyro."""
+    path = tmp_path_factory.mktemp("runs") / "coded"
+    small = "model.init_args={codes: 4, code_dim: 2, hidden: [4, 4], blocks: 1}"
+    argv = ["--set", small, "--set", "training.epochs=1"]
+    assert cli.main(["train", "vqvae-digits", "--out", str(path), *argv]) == 0
+    return path
+
+
 @pytest.fixture
 def run(trained: Path, tmp_path: Path) -> Path:
     """A copy of the trained run, to be spoiled."""
@@ -385,6 +395,30 @@ def test_questions_to_a_run(
 ) -> None:
     verb, *rest = argv
     assert message in fails(verb, trained, *rest)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("inpaint", "0", "--mask", "half"),
+        ("inpaint", "0", "--mask", "half", "--ppl", "numpyro"),
+        ("evaluate", "--check", "inpainting"),
+        ("evaluate", "--check", "inpainting", "--ppl", "numpyro"),
+        ("evaluate", "--check", "nuts"),
+        ("evaluate", "--check", "gap"),
+        ("evaluate", "--bound", "ais"),
+        ("evaluate", "--bound", "bdmc"),
+    ],
+)
+def test_moves_of_codes(fails: Fails, coded: Path, argv: tuple[str, ...]) -> None:
+    """Refused before the likelihood is measured: no bar stands above the line."""
+    verb, *rest = argv
+    assert "site z1 is discrete" in fails(verb, coded, *rest)
+
+
+def test_chains_under_other_statistics(fails: Fails, trained: Path) -> None:
+    argv = ("--check", "inpainting", "--batch-norm", "recomputed")
+    assert "batch_norm: expected running for inpainting" in fails("evaluate", trained, *argv)
 
 
 def test_compare_wants_evaluated_runs(fails: Fails, run: Path) -> None:

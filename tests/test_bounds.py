@@ -145,6 +145,12 @@ def test_codes_are_discrete_although_their_values_are_vectors(ppl: str, prior_la
         room(ppl).annealed_log_weights(model, None, images(n=1), AnnealingSettings(start="prior"))
     with pytest.raises(UsageError, match=r"site z1: .* is discrete"):
         room(ppl).nuts(model, guide, images(n=1), num_chains=2, num_warmup=1, num_draws=4)
+    with pytest.raises(UsageError, match="site z1 is discrete"):
+        room(ppl).infer_missing(model, guide, np.ones((1, 3, 5, 4), np.float32), 1)
+    with pytest.raises(UsageError, match=r"site z1 is discrete \(Poisson\)"):
+        room(ppl).infer_missing(
+            own_program(ppl, "poisson"), None, np.ones((1, 2, 1, 1), np.float32), 1
+        )
     room(ppl).check_moves(LINEAR.programs(ppl).model)
 
 

@@ -12,7 +12,7 @@ no bound. The second draws from the guide's answers to the completions (`known_l
 
 from __future__ import annotations
 
-__all__ = ["NAME", "Settings", "judge"]
+__all__ = ["NAME", "Settings", "judge", "ready"]
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ import numpy as np
 from ppl_vae.data import Images
 from ppl_vae.data.masks import KINDS, check_kinds, draw_masks
 from ppl_vae.errors import UsageError
+from ppl_vae.judging.bounding import movable
 from ppl_vae.judging.subject import Finding, Subject
 
 if TYPE_CHECKING:
@@ -66,6 +67,14 @@ class Settings:
         return [kind.strip() for kind in self.kinds.split(",")]
 
 
+def ready(subject: Subject, settings: Settings) -> None:
+    """UsageError where there are no training images, or chains cannot fill in."""
+    if subject.data is None:
+        raise UsageError(f"{NAME}: expected a data set with training images, came none: give one")
+    if not subject.images.masked:  # trained on whole images: by `infer_missing`
+        movable(subject, NAME)
+
+
 def judge(subject: Subject, settings: Settings) -> Finding:
     """Scores by kind of mask and filling.
 
@@ -74,8 +83,7 @@ def judge(subject: Subject, settings: Settings) -> Finding:
     """
     import xarray as xr
 
-    if subject.data is None:
-        raise UsageError(f"{NAME}: expected a data set with training images, came none: give one")
+    ready(subject, settings)
     plain = subject.images[: settings.images].without_masks()
     found, pictures, told = [], [], {}
     for kind in settings.names:

@@ -34,7 +34,7 @@ from ppl_vae.errors import UsageError
 from ppl_vae.numpyro.asking import asked, running
 from ppl_vae.numpyro.bind import fresh
 from ppl_vae.numpyro.data import DeviceImages
-from ppl_vae.numpyro.densities import repeated
+from ppl_vae.numpyro.densities import check_moves, repeated
 from ppl_vae.numpyro.distributions import unwrapped
 from ppl_vae.numpyro.replay import at, densities
 from ppl_vae.numpyro.weighing import ROWS
@@ -97,11 +97,16 @@ def infer_missing(
             a Normal's period, one move leads from any place to an independent one.
         block: images that share a chain; each still has latents of its own.
         batch_norm: "running" alone, so that an image's chain is its own.
+
+    Raises:
+        UsageError: a discrete site, or a likelihood of whole images.
     """
     check_chain(count, warmup, thin, trajectory, batch_norm)
     found = []
     plain = x.without_masks() if isinstance(x, Images) else x[:, :-1]
     with asked(model, guide, plain, params, seed, batch_norm) as (data, values, key):
+        with running(values, key):
+            check_moves(model)
         held = DeviceImages(x, None, data.dtype)
         given = held.prepared(held.values, random.fold_in(key, len(x)))
         chain = _chain_of(model, guide, values, (count, warmup, thin, trajectory))

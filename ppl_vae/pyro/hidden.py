@@ -33,7 +33,7 @@ from ppl_vae.data.images import Images
 from ppl_vae.errors import UsageError
 from ppl_vae.pyro.asking import asked
 from ppl_vae.pyro.data import DeviceImages
-from ppl_vae.pyro.densities import given, repeated
+from ppl_vae.pyro.densities import check_moves, given, repeated
 from ppl_vae.pyro.distributions import unwrapped
 from ppl_vae.pyro.replay import at, densities
 from ppl_vae.pyro.weighing import ROWS
@@ -89,11 +89,15 @@ def infer_missing(
             a Normal's period, one move leads from any place to an independent one.
         block: images that share a chain; each still has latents of its own.
         batch_norm: "running" alone, so that an image's chain is its own.
+
+    Raises:
+        UsageError: a discrete site, or a likelihood of whole images.
     """
     check_chain(count, warmup, thin, trajectory, batch_norm)
     found = []
     plain = x.without_masks() if isinstance(x, Images) else x[:, :-1]
     with asked(model, guide, plain, params, seed, batch_norm) as data:
+        check_moves(model)
         images = DeviceImages(x, data.device, data.dtype).batch(slice(None))
         for part in images.split(block):
             found.append(_chain(model, guide, part, count, warmup, thin, trajectory))
