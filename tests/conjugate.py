@@ -54,10 +54,11 @@ class LinearGaussian:
         squares = np.random.default_rng(seed).chisquare(self.num_latents, shape)
         return self.num_latents * np.log(widen) - (widen**2 - 1) * squares / 2
 
-    def programs(self, ppl: str, widen: float = 1.0) -> Programs:
-        return self._pyro(widen) if ppl == "pyro" else self._numpyro(widen)
+    def programs(self, ppl: str, widen: float = 1.0, factor: float = 0.0) -> Programs:
+        """`factor`: what the guide adds to its objective for each image, nats."""
+        return self._pyro(widen, factor) if ppl == "pyro" else self._numpyro(widen, factor)
 
-    def _pyro(self, widen: float) -> Programs:
+    def _pyro(self, widen: float, factor: float) -> Programs:
         import pyro
         import pyro.distributions as dist
         import torch
@@ -79,10 +80,12 @@ class LinearGaussian:
             with pyro.plate("data", len(x)):
                 mean = (x.reshape(-1, 4) - bias) @ gain.T
                 pyro.sample("z1", dist.MultivariateNormal(mean, scale_tril=tril))
+                if factor:
+                    pyro.factor("penalty", torch.full((len(x),), factor), has_rsample=True)
 
         return Programs(model, guide)
 
-    def _numpyro(self, widen: float) -> Programs:
+    def _numpyro(self, widen: float, factor: float) -> Programs:
         import jax.numpy as jnp
         import numpyro
         import numpyro.distributions as dist
@@ -101,6 +104,8 @@ class LinearGaussian:
             with numpyro.plate("data", len(x)):
                 mean = (x.reshape(-1, 4) - self.bias) @ self.gain.T
                 numpyro.sample("z1", dist.MultivariateNormal(mean, scale_tril=jnp.asarray(tril)))
+                if factor:
+                    numpyro.factor("penalty", jnp.full(len(x), factor))
 
         return Programs(model, guide)
 

@@ -361,6 +361,16 @@ def test_codes_agree(prior: str) -> None:
 # Bad input
 
 
+def test_codes_of_a_plain_guide(codes: Any) -> None:
+    """A function's trace has nodes that are no sample statements."""
+    (model, guide), x = Case(codes.PPL, "vq-vae", "vector-quantizer").build(), images()
+    side(codes.PPL).set_training(model, guide, False)
+    found = room(codes.PPL).codes_of(model, lambda x: guide(x), x)
+    expected = room(codes.PPL).codes_of(model, guide, x)
+    assert list(found) == ["z1"]
+    np.testing.assert_array_equal(found["z1"], expected["z1"])
+
+
 def test_bad_codebooks(codes: Any) -> None:
     case = Case(codes.PPL, "vq-vae", "vector-quantizer")
     for changes, message in (

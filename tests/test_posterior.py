@@ -84,6 +84,13 @@ def test_weights_of_the_exact_posterior_are_the_evidence(ppl: str) -> None:
 
 
 @pytest.mark.parametrize("ppl", PPLS)
+def test_factors_of_the_guide_are_no_part_of_a_weight(ppl: str) -> None:
+    with side(ppl).precision("float64"):
+        _, log_weights = room(ppl).weighted_draws(*LINEAR.programs(ppl, factor=3.0), LINEAR.x, 2)
+    np.testing.assert_allclose(log_weights, np.tile(LINEAR.log_evidence, (2, 1)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("ppl", PPLS)
 def test_replicas_come_from_the_posterior_predictive(ppl: str) -> None:
     """x̃ | x ~ N(W E[z | x] + b, W S Wᵀ + s²), and without the image N(b, W Wᵀ + s²)."""
     draws = 400
@@ -120,7 +127,8 @@ def test_chains_find_the_posterior_that_the_guide_misses(ppl: str) -> None:
     chains = linear(ppl, "nuts", LINEAR.x[:count], widen=1.5, seed=1, **settings)
     tree = posterior_tree(chains, images=range(count))
     found = convergence(tree)
-    assert found["converged"].all() or ppl == "pyro"
+    if ppl == "numpyro":  # four times 100 draws in Pyro are fewer than the effective size asked
+        assert found["converged"].all()
     assert found["divergences"].sum() == 0
     z = tree["posterior"]["z1"]
     error = (z.mean(("chain", "draw")) - MEAN[:count]) / arviz_stats.mcse(z)

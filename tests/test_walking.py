@@ -190,6 +190,26 @@ def test_latent_free_is_the_mixture_of_the_other_images(ppl: str) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
+def test_an_image_alone_has_no_others(ppl: str) -> None:
+    """Neither one image nor one draw leaves latents of others; no images have no densities."""
+    x, ask = np.ones((3, 1, 2, 2), np.float32), room(ppl).latent_free_log_prob
+    with pytest.raises(UsageError, match=r"num_draws: expected at least 2.*came 1 for 3"):
+        ask(*side(ppl).blind(0.7), x, num_draws=1)
+    with pytest.raises(UsageError, match="as many images, came 100 for 1"):
+        ask(*side(ppl).blind(0.7), x[:1])
+    with pytest.raises(UsageError, match="x: expected at least one image, came none"):
+        room(ppl).cross_log_prob(*STAIRS.programs(ppl, True), STAIRS.x[:0])
+
+
+def test_density_across_images_is_the_same_in_any_blocks(ppl: str) -> None:
+    """A guide that is a module encodes the images once, whatever passes through the nets."""
+    pair = Case(ppl, "vae", "mean-field").build()
+    whole = room(ppl).cross_log_prob(*pair, X)["z1"]
+    cut = room(ppl).cross_log_prob(*pair, X, block=2 * len(X))["z1"]
+    assert whole.shape == (len(X), len(X))
+    np.testing.assert_allclose(cut, whole, rtol=1e-5)
+
+
 def test_automatic_guides_are_refused(ppl: str) -> None:
     model, _ = STAIRS.programs(ppl, up=True)
     guide = side(ppl).automatic(model)

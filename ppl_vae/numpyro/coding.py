@@ -58,6 +58,7 @@ def codes_of(
         of_sites = {
             name: getattr(unwrapped(site["fn"]), "indices", None)
             for name, site in guide_trace.items()
+            if site["type"] == "sample"
         }
         return {name: found for name, found in of_sites.items() if found is not None}
 

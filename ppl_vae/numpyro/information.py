@@ -20,6 +20,7 @@ from numpyro.distributions.kl import kl_divergence
 from numpyro.infer.autoguide import AutoGuide
 
 from ppl_vae.architecture import divergent
+from ppl_vae.errors import UsageError
 from ppl_vae.numpyro.asking import asked, prepared, running
 from ppl_vae.numpyro.bind import bind
 from ppl_vae.numpyro.densities import repeated
@@ -109,9 +110,12 @@ def cross_log_prob(
         block: rows that pass through the nets at once.
 
     Raises:
-        UsageError: an automatic guide, which keeps a posterior for each place in the batch.
+        UsageError: no images, or an automatic guide, which keeps a posterior for each place in
+            the batch.
     """
     _refuse_fixed(guide, "cross_log_prob")
+    if not len(x):
+        raise UsageError("x: expected at least one image, came none")
     order: list[str] = []  # what comes out of `jit` is sorted by name
     parts: list[dict[str, np.ndarray]] = []
     with asked(model, guide, x, params, seed, batch_norm) as (data, values, key):
@@ -121,29 +125,30 @@ def cross_log_prob(
         images = data.prepared(data.values, binarise)
 
         @jax.jit
-        def draw(values: Any, images: Array) -> dict[str, Array]:
+        def draw(values: Any, images: Array) -> tuple[dict[str, Array], dict[str, Any]]:
             with running(values, noise):
                 found = _latents(_guide_trace(model, guide, images), n)
+                kwargs = _features(guide, images)
             order[:] = list(found)
-            return {name: site["value"] for name, site in found.items()}
+            return {name: site["value"] for name, site in found.items()}, kwargs
 
         @jax.jit
-        def score(values: Any, images: Array, some: dict[str, Array]) -> dict[str, Array]:
+        def score(values: Any, images: Array, some: dict[str, Array], kwargs: Any) -> Any:
             known = {name: jnp.repeat(value, n, axis=0) for name, value in some.items()}
-            with running(values, noise):
-                kwargs = _features(guide, images, size)
-                with choose(lambda name, fn: known.get(name)):
-                    trace = _guide_trace(model, guide, repeated(images, size, n), **kwargs)
+            many = jax.tree.map(lambda t: repeated(t, size, n), kwargs)
+            with running(values, noise), choose(lambda name, fn: known.get(name)):
+                trace = _guide_trace(model, guide, repeated(images, size, n), **many)
             rows = n * size
             return {
                 name: per_datum(site["fn"].log_prob(site["value"]), site, rows, trace)
                 for name, site in _latents(trace, rows).items()
             }
 
-        drawn = draw(values, images)
+        drawn, kwargs = draw(values, images)
         for start in range(0, n, size):  # the last block is filled up: one shape, one compilation
             index = np.minimum(np.arange(start, start + size), n - 1)
-            found = score(values, images, {name: value[index] for name, value in drawn.items()})
+            some = {name: value[index] for name, value in drawn.items()}
+            found = score(values, images, some, kwargs)
             kept = min(size, n - start)
             parts.append({k: np.asarray(v).reshape(size, n)[:kept] for k, v in found.items()})
     return {name: np.concatenate([part[name] for part in parts]) for name in order}
@@ -162,18 +167,28 @@ def latent_free_log_prob(
 ) -> np.ndarray:
     r"""What the model would give each image if its latents told nothing of it: (n,), nats.
 
-    .. math:: \sum_d \log \frac1S \sum_{s \ne n} p(x_{nd} | z_s), \qquad z_s \sim q(z | x_s)
+    .. math:: \sum_d \log \frac1{S_n} \sum_{s \ne n} p(x_{nd} | z_s), \qquad z_s \sim q(z | x_s)
+
+    S_n counts the s other than n: S - 1 for the first S images, S for the others.
 
     The product of the likelihood's marginals over the latents of other images, pixel by pixel
     where the likelihood factorises so, else over the whole image: the baseline that log p(x | z)
     is held against, for what the latents save.
 
     Args:
-        num_draws: S; the latents are those of the first so many images.
+        num_draws: S, at least 2; the latents are those of the first so many images.
         block: images that are scored at once.
+
+    Raises:
+        UsageError: an image whose own latents would be all that there are.
     """
     with asked(model, guide, x, params, seed, batch_norm) as (data, values, key):
         count = len(data) if isinstance(guide, AutoGuide) else min(num_draws, len(data))
+        if count < 2:
+            raise UsageError(
+                f"num_draws: expected at least 2, and as many images, came {num_draws} for "
+                f"{len(data)}: an image is scored under the latents of others"
+            )
         binarise, noise = random.split(key)
         images = data.prepared(data.values, binarise)
 
@@ -204,14 +219,12 @@ def _guide_trace(model: Any, guide: Any, x: Array, **kwargs: Any) -> Any:
     return handlers.trace(guide).get_trace(x)
 
 
-def _features(guide: Any, images: Array, repeats: int) -> dict[str, Any]:
+def _features(guide: Any, images: Array) -> dict[str, Any]:
     """The images encoded once, whatever the number of draws."""
     if not isinstance(guide, Guide):
         return {}
     with bind(guide.name, guide) as bound:
-        features = bound.encode(images)
-    n = len(images)
-    return {"features": jax.tree.map(lambda t: repeated(t, repeats, n), features)}
+        return {"features": bound.encode(images)}
 
 
 def _latents(trace: Any, n: int) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from ppl_vae.architecture import check_cover
 from ppl_vae.errors import UsageError
 from ppl_vae.numpyro.asking import asked, prepared, running
 from ppl_vae.numpyro.distributions import unwrapped
-from ppl_vae.numpyro.objective import per_datum, traces
+from ppl_vae.numpyro.objective import _log_prob, per_datum, traces
 from ppl_vae.numpyro.sampling import _values
 
 Latents = dict[str, Any]
@@ -155,9 +155,9 @@ def weighted_draws(
                 model_trace, guide_trace = traces(model, guide, images)
             parts, n = densities(model_trace, len(images)), len(images)
             log_q = [
-                per_datum(site["fn"].log_prob(site["value"]), site, n, guide_trace)
+                per_datum(_log_prob(site), site, n, guide_trace)
                 for site in guide_trace.values()
-                if site["type"] == "sample"
+                if site["type"] == "sample" and not site["is_observed"]
             ]
             z = {site: model_trace[site]["value"] for site in parts["log_prior"]}
             return z, parts["log_likelihood"] + sum(parts["log_prior"].values()) - sum(log_q)

@@ -57,7 +57,8 @@ def codes_of(
         for start in range(0, len(data), block):
             _, guide_trace = traces(model, guide, data.batch(slice(start, start + block)))
             for name, site in guide_trace.nodes.items():
-                indices = getattr(unwrapped(site["fn"]), "indices", None)
+                fn: Any = unwrapped(site["fn"]) if site["type"] == "sample" else None
+                indices = getattr(fn, "indices", None)
                 if indices is not None:
                     parts.setdefault(name, []).append(indices.cpu().numpy())
     return {name: np.concatenate(found) for name, found in parts.items()}

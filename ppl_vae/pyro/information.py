@@ -21,6 +21,7 @@ from torch.distributions import kl_divergence
 from torch.utils import _pytree as pytree
 
 from ppl_vae.architecture import divergent
+from ppl_vae.errors import UsageError
 from ppl_vae.pyro.asking import asked, keeps_order
 from ppl_vae.pyro.densities import repeated
 from ppl_vae.pyro.distributions import unwrapped
@@ -101,9 +102,12 @@ def cross_log_prob(
         block: rows that pass through the nets at once.
 
     Raises:
-        UsageError: an automatic guide, which keeps a posterior for each place in the batch.
+        UsageError: no images, or an automatic guide, which keeps a posterior for each place in
+            the batch.
     """
     _refuse_fixed(guide, "cross_log_prob")
+    if not len(x):
+        raise UsageError("x: expected at least one image, came none")
     parts: dict[str, list[Tensor]] = {}
     with asked(model, guide, x, params, seed, batch_norm) as data:
         images, n = data.batch(slice(None)), len(data)
@@ -131,18 +135,28 @@ def latent_free_log_prob(
 ) -> np.ndarray:
     r"""What the model would give each image if its latents told nothing of it: (n,), nats.
 
-    .. math:: \sum_d \log \frac1S \sum_{s \ne n} p(x_{nd} | z_s), \qquad z_s \sim q(z | x_s)
+    .. math:: \sum_d \log \frac1{S_n} \sum_{s \ne n} p(x_{nd} | z_s), \qquad z_s \sim q(z | x_s)
+
+    S_n counts the s other than n: S - 1 for the first S images, S for the others.
 
     The product of the likelihood's marginals over the latents of other images, pixel by pixel
     where the likelihood factorises so, else over the whole image: the baseline that log p(x | z)
     is held against, for what the latents save.
 
     Args:
-        num_draws: S; the latents are those of the first so many images.
+        num_draws: S, at least 2; the latents are those of the first so many images.
         block: images that are scored at once.
+
+    Raises:
+        UsageError: an image whose own latents would be all that there are.
     """
     with asked(model, guide, x, params, seed, batch_norm) as data:
         count = len(data) if keeps_order(guide) else min(num_draws, len(data))
+        if count < 2:
+            raise UsageError(
+                f"num_draws: expected at least 2, and as many images, came {num_draws} for "
+                f"{len(data)}: an image is scored under the latents of others"
+            )
         likelihood = unwrapped(
             traces(model, guide, data.batch(slice(0, count)))[0].nodes["x"]["fn"]
         )
