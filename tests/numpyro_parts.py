@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 __all__ = [
-    "balanced", "calls", "flow", "flows_on", "iterated", "laplace", "likelihood", "loss_at", "made",
-    "mixture", "penalty", "residual", "sharpness",
+    "balanced", "calls", "flow", "flows_on", "iterated", "likelihood", "log_normal", "loss_at",
+    "made", "mixture", "penalty", "residual", "sharpness",
 ]  # fmt: skip
 
 from collections.abc import Iterator
@@ -90,16 +90,20 @@ def residual(
     return {**found, **{f"slope_{i}": slope for i, slope in enumerate(slopes)}}
 
 
-def laplace() -> Any:
-    """A plain model of one Laplace site."""
+def log_normal() -> Any:
+    """A plain model of a Normal map above a LogNormal one, which has a loc and a scale as well."""
 
     def model(x: Any = None, *, n: Any = None) -> Any:
         n = n if x is None else len(x)
+        zero = jnp.zeros((n, 2, 1, 1))
         with numpyro.plate("data", n):
-            z = numpyro.sample("z1", dist.Laplace(jnp.zeros((n, 2)), 1.0).to_event(1))
-            logits = z.sum(1).reshape(-1, 1, 1, 1)
+            for name, prior in (("z2", dist.Normal), ("z1", dist.LogNormal)):
+                shown = {"context": zero}
+                z = numpyro.sample(name, prior(zero, 1.0).to_event(3), infer=shown)
+            logits = z.sum(1, keepdims=True)
             return numpyro.sample("x", dist.Bernoulli(logits=logits).to_event(3), obs=x)
 
+    model.context_channels = {"z1": 2, "z2": 2}  # type: ignore[attr-defined]
     return model
 
 

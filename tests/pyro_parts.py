@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 __all__ = [
-    "balanced", "calls", "flow", "flows_on", "iterated", "laplace", "likelihood", "loss_at", "made",
-    "mixture", "penalty", "residual", "sharpness",
+    "balanced", "calls", "flow", "flows_on", "iterated", "likelihood", "log_normal", "loss_at",
+    "made", "mixture", "penalty", "residual", "sharpness",
 ]  # fmt: skip
 
 from collections.abc import Iterator
@@ -69,16 +69,20 @@ def residual(
     return _numpy({**found, **{f"slope_{i}": g for i, g in enumerate(slopes) if g is not None}})
 
 
-def laplace() -> Any:
-    """A plain model of one Laplace site."""
+def log_normal() -> Any:
+    """A plain model of a Normal map above a LogNormal one, which has a loc and a scale as well."""
 
     def model(x: Any = None, *, n: Any = None) -> Any:
         n = n if x is None else len(x)
+        zero = torch.zeros(n, 2, 1, 1)
         with pyro.plate("data", n):
-            z = pyro.sample("z1", dist.Laplace(torch.zeros(n, 2), 1.0).to_event(1))
-            logits = z.sum(1).reshape(-1, 1, 1, 1)
+            for name, prior in (("z2", dist.Normal), ("z1", dist.LogNormal)):
+                shown = {"context": zero}
+                z = pyro.sample(name, prior(zero, 1.0).to_event(3), infer=shown)
+            logits = z.sum(1, keepdims=True)
             return pyro.sample("x", dist.Bernoulli(logits=logits).to_event(3), obs=x)
 
+    model.context_channels = {"z1": 2, "z2": 2}  # type: ignore[attr-defined]
     return model
 
 

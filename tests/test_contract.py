@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -195,7 +196,6 @@ def test_stock_svi_moves_every_weight(case: Case) -> None:
 @over(BOTH_WAYS)
 def test_our_objective_under_stock_svi(case: Case) -> None:
     """The objective is an ELBO of its PPL: stock SVI takes it, whatever the guide's order."""
-    from importlib import import_module
     from unittest import mock
 
     pair = case.build()
@@ -320,6 +320,16 @@ def test_a_plain_guide_of_other_sites_is_refused(
     settings = {"fit": {"epochs": 1, "progress": False}, "log_weights": {"num_samples": 2}}
     with pytest.raises(UsageError, match="z2"):
         getattr(room(ppl), call)(model, guide, x, **settings[call])
+
+
+@pytest.mark.parametrize("ppl", PPLS)
+def test_a_ladder_over_autoregressive_priors_is_refused(ppl: str) -> None:
+    """It would merge with a loc and a scale that the prior does not have."""
+    models, guides = (import_module(f"{kind}.{ppl}") for kind in ("models", "guides"))
+    arguments = {"latents": (1, 1), "hidden": (3, 4), "channels": 4, "layers": 1}
+    pair = side(ppl).build(models.HierarchicalPixelVAE, guides.LadderGuide, (1, 8, 8), arguments, 0)
+    with pytest.raises(UsageError, match=r"LadderGuide: .* at site z1, came Autoregressive"):
+        room(ppl).log_weights(*pair, images(n=2, x_shape=(1, 8, 8)), 1)
 
 
 @pytest.mark.parametrize("ppl", PPLS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -74,10 +75,12 @@ def test_residual_divergence_from_another_normal(ppl: str) -> None:
     np.testing.assert_allclose(found["kl"], expected.sum(-1), rtol=1e-12)
 
 
-def test_residuals_of_a_prior_that_is_not_normal_are_refused(ppl: str) -> None:
-    model = tools(ppl).laplace()
-    guide = side(ppl).guide_of(Case(ppl, "vae", "residual-normal"), model)
-    with pytest.raises(UsageError, match="site z1, came Laplace"):
+@pytest.mark.parametrize("name", ["ResidualNormalGuide", "LadderGuide", "InpaintingGuide"])
+def test_priors_that_are_not_normal_are_refused(ppl: str, name: str) -> None:
+    model = tools(ppl).log_normal()
+    guide = side(ppl).guide_of(SimpleNamespace(guide_class=name), model)
+    message = f"{name}: expected a Normal prior at site z1, came LogNormal: take MeanFieldGuide"
+    with pytest.raises(UsageError, match=message):
         room(ppl).posterior_sample(model, guide, np.zeros((2, 1, 1, 1)), 1)
 
 

@@ -21,7 +21,7 @@ from jax import Array
 
 from ppl_vae.architecture import Architecture
 from ppl_vae.errors import UsageError
-from ppl_vae.numpyro.guide import Guide, Site
+from ppl_vae.numpyro.guide import Guide, Site, check_normal
 from ppl_vae.numpyro.nets.maps import GaussianMapHead, MapBlock
 
 
@@ -32,7 +32,7 @@ class InpaintingGuide(Guide):
         model: an `InpaintingVAE`, or any program with latent maps that shows, as each site's
             context, maps of that size, and tells their channels as `context_channels`.
         layers, activation, batch_norm: None takes the model's own.
-        residual: posterior as a residual of the prior.
+        residual: posterior as a residual of the prior, which must be Normal.
         name: of the guide's parameters among the program's sites.
         rngs: for the initial weights.
     """
@@ -88,5 +88,6 @@ class InpaintingGuide(Guide):
         i = self.order.index(site.name)
         loc, variance = self.heads[i](self.blocks[i](site.context))
         if self.residual:
+            check_normal(self, site)
             return dist.Normal(site.prior.loc + loc, site.prior.scale * jnp.sqrt(variance))
         return dist.Normal(loc, jnp.sqrt(variance))

@@ -21,18 +21,19 @@ import numpyro.distributions as dist
 from jax import Array
 
 from guides.numpyro.mean_field import MeanFieldGuide
-from ppl_vae.numpyro.guide import Site
+from ppl_vae.numpyro.guide import Site, check_normal
 
 
 class LadderGuide(MeanFieldGuide):
     """Precision-weighted merge of the image's message with the prior, at each site below the top.
 
-    Arguments as of `MeanFieldGuide`; priors must be Normal.
+    Arguments as of `MeanFieldGuide`; priors must be Normal, but for the top one.
     """
 
     def posterior(self, site: Site, features: dict[str, tuple[Array, Array]]) -> Any:
         if site.name == self.order[-1]:
             return super().posterior(site, features)
+        check_normal(self, site)
         loc, variance = features[site.name]
         precision = 1 / variance
         prior_precision = site.prior.scale**-2

@@ -22,8 +22,7 @@ from jax import Array
 from numpyro.distributions.kl import kl_divergence
 
 from guides.numpyro.mean_field import MeanFieldGuide
-from ppl_vae.errors import UsageError
-from ppl_vae.numpyro.guide import Site
+from ppl_vae.numpyro.guide import Site, check_normal
 
 
 class ResidualNormal(dist.Normal):
@@ -63,10 +62,6 @@ class ResidualNormalGuide(MeanFieldGuide):
     """
 
     def posterior(self, site: Site, features: dict[str, tuple[Array, Array]]) -> Any:
-        if not isinstance(site.prior, dist.Normal):
-            raise UsageError(
-                f"{type(self).__name__}: expected a Normal prior at site {site.name}, came "
-                f"{type(site.prior).__name__}: take MeanFieldGuide, or write a posterior for it"
-            )
+        check_normal(self, site)
         shift, variance = features[site.name]
         return ResidualNormal(site.prior, shift, jnp.sqrt(variance))

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ppl_vae.architecture import Architecture
 from ppl_vae.errors import UsageError
-from ppl_vae.pyro.guide import Guide, Site
+from ppl_vae.pyro.guide import Guide, Site, check_normal
 from ppl_vae.pyro.nets.maps import GaussianMapHead, MapBlock
 
 
@@ -30,7 +30,7 @@ class InpaintingGuide(Guide):
         model: an `InpaintingVAE`, or any program with latent maps that shows, as each site's
             context, maps of that size, and tells their channels as `context_channels`.
         layers, activation, batch_norm: None takes the model's own.
-        residual: posterior as a residual of the prior.
+        residual: posterior as a residual of the prior, which must be Normal.
         name: under which stock SVI registers the parameters.
     """
 
@@ -78,5 +78,6 @@ class InpaintingGuide(Guide):
         i = self.order.index(site.name)
         loc, variance = self.heads[i](self.blocks[i](site.context))
         if self.residual:
+            check_normal(self, site)
             return dist.Normal(site.prior.loc + loc, site.prior.scale * variance.sqrt())
         return dist.Normal(loc, variance.sqrt())

@@ -24,8 +24,7 @@ from torch.distributions import Normal
 from torch.distributions.kl import register_kl
 
 from guides.pyro.mean_field import MeanFieldGuide
-from ppl_vae.errors import UsageError
-from ppl_vae.pyro.guide import Site
+from ppl_vae.pyro.guide import Site, check_normal
 
 
 class ResidualNormal(dist.Normal):
@@ -69,10 +68,6 @@ class ResidualNormalGuide(MeanFieldGuide):
     """
 
     def posterior(self, site: Site, features: dict[str, tuple[Tensor, Tensor]]) -> Any:
-        if not isinstance(site.prior, Normal):
-            raise UsageError(
-                f"{type(self).__name__}: expected a Normal prior at site {site.name}, came "
-                f"{type(site.prior).__name__}: take MeanFieldGuide, or write a posterior for it"
-            )
+        check_normal(self, site)
         shift, variance = features[site.name]
         return ResidualNormal(site.prior, shift, variance.sqrt())

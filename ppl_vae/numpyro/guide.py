@@ -9,7 +9,9 @@ traces alike.
 
 from __future__ import annotations
 
-__all__ = ["Guide", "Site", "data_shape", "hidden_sites", "latent_priors", "latent_sites"]
+__all__ = [
+    "Guide", "Site", "check_normal", "data_shape", "hidden_sites", "latent_priors", "latent_sites",
+]  # fmt: skip
 
 from abc import abstractmethod
 from collections import OrderedDict
@@ -20,10 +22,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpyro.distributions as dist
 from flax import nnx
 from numpyro import handlers
 from numpyro.primitives import Messenger
 
+from ppl_vae.errors import UsageError
 from ppl_vae.numpyro.bind import bind
 from ppl_vae.numpyro.distributions import unwrapped
 from ppl_vae.numpyro.nets.modes import Moded
@@ -130,6 +134,15 @@ class Answer(Messenger):
     def postprocess_message(self, msg: Any) -> None:
         if msg["type"] in ("sample", "plate"):  # a plate says what its sites are scaled by
             self.recorded[msg["name"]] = msg.copy()
+
+
+def check_normal(guide: Guide, site: Site) -> None:
+    """UsageError where a site's prior is not Normal, and so has no loc and scale to begin from."""
+    if not isinstance(site.prior, dist.Normal):
+        raise UsageError(
+            f"{type(guide).__name__}: expected a Normal prior at site {site.name}, came "
+            f"{type(site.prior).__name__}: take MeanFieldGuide, or write a posterior for it"
+        )
 
 
 def latent_sites(model: Callable[..., Any]) -> dict[str, tuple[int, ...]]:

@@ -9,7 +9,9 @@ traces alike.
 
 from __future__ import annotations
 
-__all__ = ["Guide", "Site", "data_shape", "hidden_sites", "latent_priors", "latent_sites"]
+__all__ = [
+    "Guide", "Site", "check_normal", "data_shape", "hidden_sites", "latent_priors", "latent_sites",
+]  # fmt: skip
 
 import copy
 from abc import abstractmethod
@@ -24,7 +26,9 @@ from pyro.poutine.guide import GuideMessenger
 from pyro.poutine.runtime import get_plates
 from pyro.poutine.util import site_is_subsample
 from torch import nn
+from torch.distributions import Normal
 
+from ppl_vae.errors import UsageError
 from ppl_vae.pyro.bind import bind
 from ppl_vae.pyro.distributions import unwrapped
 from ppl_vae.pyro.streams import kept_streams
@@ -130,6 +134,15 @@ class Guide(GuideMessenger, nn.Module):
         memo[id(self)] = twin
         twin.__dict__.update(copy.deepcopy(self.__getstate__(), memo))
         return twin
+
+
+def check_normal(guide: Guide, site: Site) -> None:
+    """UsageError where a site's prior is not Normal, and so has no loc and scale to begin from."""
+    if not isinstance(site.prior, Normal):
+        raise UsageError(
+            f"{type(guide).__name__}: expected a Normal prior at site {site.name}, came "
+            f"{type(site.prior).__name__}: take MeanFieldGuide, or write a posterior for it"
+        )
 
 
 def latent_sites(model: Callable[..., Any]) -> dict[str, tuple[int, ...]]:
