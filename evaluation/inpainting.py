@@ -60,6 +60,7 @@ def completion_scores(images: Array, known: Array, completions: Array) -> xr.Dat
 
 def psnr(images: Array, known: Array, filled: Array) -> Array:
     """(n,): peak signal-to-noise ratio over missing pixels, dB, 100 at most."""
+    images, known = _checked(images, known)
     missing = np.broadcast_to(~known, images.shape)
     squares = np.where(missing, np.square(images - filled), 0.0).sum(axis=(1, 2, 3))
     error = squares / np.maximum(missing.sum(axis=(1, 2, 3)), 1)
@@ -73,6 +74,7 @@ def ssim(images: Array, known: Array, filled: Array) -> Array:
     """
     from skimage.metrics import structural_similarity
 
+    images, known = _checked(images, known)
     side = min(*images.shape[2:], 7)
     window = side if side % 2 else side - 1
     if window < 3:

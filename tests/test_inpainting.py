@@ -441,6 +441,12 @@ def test_scores_in_closed_form() -> None:
     np.testing.assert_allclose(found.diversity, 0.2)
     assert (found.ssim_best < 1).all()
     np.testing.assert_allclose(scores.psnr(original, known, original + known * 0.3), 100.0)
+    filled = original + np.where(known, 0.3, 0.1)  # of which known pixels have no say
+    for mask in (known, known.astype(np.uint8)):
+        np.testing.assert_allclose(scores.psnr(original, mask, filled), 20.0)
+        np.testing.assert_allclose(scores.ssim(original, mask, original + known * 0.3), 1.0)
+    with pytest.raises(UsageError, match="known: expected images"):
+        scores.psnr(original, known[:1], filled)
     assert np.isnan(scores.ssim(original[..., :2], known[..., :2], original[..., :2])).all()
 
 
