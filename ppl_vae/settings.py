@@ -63,18 +63,21 @@ class ObjectiveSettings:
     annealed_from: float | None = None
 
     def __post_init__(self) -> None:
-        _require(self.beta >= 0, "objective.beta", "a number >= 0", self.beta)
-        if self.beta_norm is not None:
-            _require(self.beta_norm >= 0, "objective.beta_norm", "a number >= 0", self.beta_norm)
-        at_least_zero = ("warmup_epochs", "delay_epochs", "free_bits", "warmup_floor")
-        for name in (*at_least_zero, "spectral_weight", "batch_norm_weight"):
+        for name in (
+            "beta", "beta_norm", "warmup_epochs", "delay_epochs", "free_bits", "warmup_floor",
+            "spectral_weight", "batch_norm_weight",
+        ):  # fmt: skip
             value = getattr(self, name)
-            _require(value >= 0, f"objective.{name}", "a number >= 0", value)
+            none = name == "beta_norm" and value is None
+            _require(
+                none or 0 <= value < math.inf, f"objective.{name}", "a finite number >= 0", value
+            )
         _require(self.num_samples >= 1, "objective.num_samples", "at least 1", self.num_samples)
         _require(self.warmup_floor <= 1, "objective.warmup_floor", "at most 1", self.warmup_floor)
-        if self.annealed_from is not None:
+        begun = self.annealed_from
+        if begun is not None:
             _require(
-                self.annealed_from > 0, "objective.annealed_from", "above 0", self.annealed_from
+                0 < begun < math.inf, "objective.annealed_from", "a finite number above 0", begun
             )
         if self.spectral_layers not in ("conv", "all"):
             known = nearest(str(self.spectral_layers), ("conv", "all"))
@@ -202,9 +205,10 @@ class TrainingSettings:
                 raise UsageError(
                     f"training.{name}: unknown {value!r}: {nearest(str(value), names)}"
                 )
-        for name in ("epochs", "batch_size", "max_skips", "checkpoint_steps"):
+        may_be_none = ("checkpoint_steps", "patience", "threads")
+        for name in ("epochs", "batch_size", "max_skips", *may_be_none):
             value = getattr(self, name)
-            none = name == "checkpoint_steps" and value is None
+            none = name in may_be_none and value is None
             _require(
                 none or (isinstance(value, int) and value >= 1),
                 f"training.{name}", "a whole number of at least 1", value,
@@ -221,9 +225,7 @@ class TrainingSettings:
             _require(0 <= value < math.inf, f"training.{name}", "a finite number >= 0", value)
         wait = self.checkpoint_seconds
         _require(wait >= 0, "training.checkpoint_seconds", "a number >= 0", wait)
-        for name in (
-            "clip_norm", "clip_value", "skip_norm", "patience", "threads", "decay_epochs",
-        ):  # fmt: skip
+        for name in ("clip_norm", "clip_value", "skip_norm", "decay_epochs"):
             value = getattr(self, name)
             _require(value is None or value > 0, f"training.{name}", "above 0 or null", value)
         if self.ema is not None:

@@ -104,6 +104,8 @@ def test_bad_sizes(pixels: Any) -> None:
         pixels.build(noisy, (1, 4, 4), 1, kernel_size=4)
     with pytest.raises(UsageError, match="layers: expected at least 1, came 0"):
         pixels.build(noisy, (1, 4, 4), 1, layers=0)
+    with pytest.raises(UsageError, match="channels: expected at least 1, came 0"):
+        pixels.build(noisy, (1, 4, 4), 1, channels=0)
 
 
 @pytest.mark.parametrize("ppl", PPLS)

@@ -222,6 +222,8 @@ def test_learning_rate_warms_up_and_decays() -> None:
         {"learning_rate": -1},
         {"optimizer": "sgd"},
         {"ema": 1.5},
+        {"patience": 0.5},
+        {"threads": 0.5},
         {"schedule": "cosine"},
     ],
 )

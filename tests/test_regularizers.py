@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -213,9 +214,12 @@ def test_learning_rate_of_nvae() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"spectral_weight": -1.0}, "spectral_weight: expected a number >= 0"),
+        ({"spectral_weight": -1.0}, "spectral_weight: expected a finite number >= 0"),
+        ({"beta": math.inf}, "beta: expected a finite number >= 0, came inf"),
+        ({"warmup_epochs": math.inf}, "warmup_epochs: expected a finite number >= 0, came inf"),
+        ({"annealed_from": math.inf}, "annealed_from: expected a finite number above 0, came inf"),
         ({"warmup_floor": 1.5}, "warmup_floor: expected at most 1"),
-        ({"annealed_from": 0.0}, "annealed_from: expected above 0"),
+        ({"annealed_from": 0.0}, "annealed_from: expected a finite number above 0"),
         ({"spectral_layers": "cnv"}, "spectral_layers: unknown 'cnv'.*conv"),
         ({"balance": True, "num_samples": 2}, "balance: expected False with num_samples > 1"),
     ],

@@ -362,6 +362,27 @@ def test_batch_of_one_needs_no_batch_norm(ppl: str) -> None:
         quick(ppl, tiny(ppl), batch_size=1)
 
 
+def test_devices_that_are_not_there(ppl: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With two GPUs: by either name and their number, and no third one."""
+    if ppl == "pyro":
+        import torch
+
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    else:
+        import jax
+
+        two = {"cpu": ["cpu", "cpu"], "gpu": ["gpu:0", "gpu:1"]}
+        monkeypatch.setattr(jax, "local_devices", lambda backend: two[backend])
+    device_of = importlib.import_module(f"ppl_vae.{ppl}.optimizers").device_of
+    assert str(device_of("cpu")) == "cpu"
+    assert str(device_of("cuda:1")) == str(device_of("gpu:1"))
+    assert str(device_of("gpu:1")).endswith(":1")
+    for name in ("cuda:2", "gpu:7"):
+        with pytest.raises(UsageError, match=f"training.device: no '{name}' here: take cpu, "):
+            device_of(name)
+
+
 def test_unknown_setting_names_the_nearest() -> None:
     with pytest.raises(UsageError, match="did you mean 'learning_rate'"):
         quick("pyro", tiny("pyro"), learning_rates=1e-3)

@@ -16,12 +16,15 @@ from ppl_vae.settings import TrainingSettings
 def device_of(name: str | None) -> torch.device:
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith(("cuda", "gpu")) and not torch.cuda.is_available():
-        raise UsageError(f"training.device: no {name} here: set it to cpu, or leave it null")
+    kind, colon, index = name.partition(":")
     try:
-        return torch.device("cuda" if name == "gpu" else name)
+        device = torch.device(("cuda" if kind == "gpu" else kind) + colon + index)
     except RuntimeError as error:
         raise UsageError(f"training.device: unknown {name!r}: take cpu, cuda or null") from error
+    here = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and (device.index or 0) >= here:
+        raise UsageError(f"training.device: no {name!r} here: take cpu, cuda or null")
+    return device
 
 
 def device_name(name: str | None) -> str:

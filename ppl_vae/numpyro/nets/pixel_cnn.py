@@ -122,8 +122,9 @@ class PixelCNNNet(nnx.Module):
     ) -> None:
         if kernel_size % 2 == 0 or kernel_size < 3:
             raise UsageError(f"kernel_size: expected odd, at least 3, came {kernel_size}")
-        if layers < 1:
-            raise UsageError(f"layers: expected at least 1, came {layers}")
+        for argument, value in (("layers", layers), ("channels", channels)):
+            if value < 1:
+                raise UsageError(f"{argument}: expected at least 1, came {value}")
         self.x_shape = tuple(x_shape)
         self.radius = kernel_size // 2
         firsts = [self.x_shape[0], *[None] * (layers - 1)]
