@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax, random
-from numpyro.infer.autoguide import AutoGuide
 
 from ppl_vae.annealing import (
     ADAPTATION,
@@ -28,7 +27,7 @@ from ppl_vae.annealing import (
     stretched,
 )
 from ppl_vae.errors import UsageError
-from ppl_vae.numpyro.asking import again, asked, running
+from ppl_vae.numpyro.asking import again, asked, keeps_order, running
 from ppl_vae.numpyro.densities import Densities
 
 ROWS = 4096  # images times chains that move at once
@@ -121,7 +120,7 @@ def _checked(guide: Any, settings: AnnealingSettings, batch_norm: str) -> Any:
         )
     if settings.start == "prior":
         return None
-    if guide is None or isinstance(guide, AutoGuide):
+    if guide is None or keeps_order(guide):
         raise UsageError(
             f"start: expected prior with {'no' if guide is None else 'an automatic'} guide, came "
             "guide: chains need a guide that answers any batch of images"

@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-__all__ = ["again", "asked", "batch_norms", "prepared", "running"]
+__all__ = ["again", "asked", "batch_norms", "keeps_order", "prepared", "running"]
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array, random
 from numpyro import handlers
+from numpyro.infer.autoguide import AutoGuide
 
 from ppl_vae.architecture import check_images
 from ppl_vae.errors import UsageError, nearest
@@ -82,6 +83,11 @@ def again(model: Any, guide: Any, batch_norm: str) -> Iterator[None]:
         if batch_norm == "batch":
             stack.enter_context(_training(batch_norms(model, guide)))
         yield
+
+
+def keeps_order(guide: Any) -> bool:
+    """True for automatic guides, which keep a posterior for each place in the batch."""
+    return isinstance(guide, AutoGuide)
 
 
 def prepared(data: DeviceImages, stored: Array, rng_key: Any) -> tuple[Array, Any]:

@@ -11,9 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
-from numpyro.infer.autoguide import AutoGuide
 
-from ppl_vae.numpyro.asking import asked, running
+from ppl_vae.numpyro.asking import asked, keeps_order, running
 from ppl_vae.numpyro.bind import bind
 from ppl_vae.numpyro.densities import repeated
 from ppl_vae.numpyro.guide import Guide
@@ -55,9 +54,7 @@ def calibration_ranks(
         UsageError: no simulation or draw asked for, an automatic guide, a latent shared between
             images, NaN.
     """
-    check_counts(
-        num_simulations, num_draws, type(guide).__name__ if isinstance(guide, AutoGuide) else ""
-    )
+    check_counts(num_simulations, num_draws, type(guide).__name__ if keeps_order(guide) else "")
     truth_seed, guide_seed, tie_seed = map(int, np.random.SeedSequence(seed).generate_state(3))
     truth = simulate(model, num_simulations, params=params, seed=truth_seed, batch_norm=batch_norm)
     x = truth.pop("x")

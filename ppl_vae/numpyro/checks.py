@@ -6,11 +6,9 @@ __all__ = ["check_batch_size", "check_num_samples", "check_pair", "check_sites",
 
 from typing import Any
 
-from numpyro.infer.autoguide import AutoGuide
-
 from ppl_vae.architecture import check_cover, natural
 from ppl_vae.errors import UsageError
-from ppl_vae.numpyro.asking import batch_norms
+from ppl_vae.numpyro.asking import batch_norms, keeps_order
 from ppl_vae.numpyro.guide import Guide, latent_sites
 
 
@@ -35,7 +33,7 @@ def check_pair(model: Any, guide: Any) -> None:
 
 def check_num_samples(guide: Any, num_samples: int) -> None:
     """UsageError where an automatic guide would have to answer for repeated images."""
-    if num_samples > 1 and isinstance(guide, AutoGuide):
+    if num_samples > 1 and keeps_order(guide):
         raise UsageError(
             f"objective.num_samples: expected 1 with {type(guide).__name__}, which keeps one "
             f"posterior for each image of a batch, came {num_samples}: set it to 1, or take an "
@@ -54,7 +52,7 @@ def check_sites(guide: Any, sites: dict[str, Any], n: int, num_data: int) -> Non
                 "gradient would be missing: take a relaxed distribution"
             )
         local = any(frame.size == n for frame in site["cond_indep_stack"])
-        if local and isinstance(guide, AutoGuide) and n < num_data:
+        if local and keeps_order(guide) and n < num_data:
             raise UsageError(
                 f"{type(guide).__name__} keeps one posterior for each image of a batch, so "
                 f"site {name} cannot be trained on minibatches: set batch_size to "

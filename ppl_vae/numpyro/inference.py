@@ -12,9 +12,8 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from jax import Array, random
-from numpyro.infer.autoguide import AutoGuide
 
-from ppl_vae.numpyro.asking import asked, prepared, running
+from ppl_vae.numpyro.asking import asked, keeps_order, prepared, running
 from ppl_vae.numpyro.distributions import unwrapped
 from ppl_vae.numpyro.objective import Objective, traces
 
@@ -77,7 +76,7 @@ def _in_blocks(
     block: int | None,
 ) -> Any:
     with asked(model, guide, x, params, seed, batch_norm) as (data, values, key):
-        whole = isinstance(guide, AutoGuide)
+        whole = keeps_order(guide)
         most = block or min(BLOCK, int(getattr(model, "rows", BLOCK)))
         size = len(data) if whole else most
 

@@ -17,11 +17,10 @@ import numpyro.distributions as dist
 from jax import Array, random
 from numpyro import handlers
 from numpyro.distributions.kl import kl_divergence
-from numpyro.infer.autoguide import AutoGuide
 
 from ppl_vae.architecture import divergent
 from ppl_vae.errors import UsageError
-from ppl_vae.numpyro.asking import asked, prepared, running
+from ppl_vae.numpyro.asking import asked, keeps_order, prepared, running
 from ppl_vae.numpyro.bind import bind
 from ppl_vae.numpyro.densities import repeated
 from ppl_vae.numpyro.distributions import unwrapped
@@ -52,7 +51,7 @@ def unit_kl(
     """
     objective, total = Objective(), dict[str, Any]()
     with asked(model, guide, x, params, seed, batch_norm) as (data, values, key):
-        block = len(data) if isinstance(guide, AutoGuide) else block
+        block = len(data) if keeps_order(guide) else block
 
         @jax.jit
         def run(values: Any, stored: Array, rng_key: Any) -> dict[str, Array]:
@@ -183,7 +182,7 @@ def latent_free_log_prob(
         UsageError: an image whose own latents would be all that there are.
     """
     with asked(model, guide, x, params, seed, batch_norm) as (data, values, key):
-        count = len(data) if isinstance(guide, AutoGuide) else min(num_draws, len(data))
+        count = len(data) if keeps_order(guide) else min(num_draws, len(data))
         if count < 2:
             raise UsageError(
                 f"num_draws: expected at least 2, and as many images, came {num_draws} for "

@@ -28,10 +28,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array, lax, random
-from numpyro.infer.autoguide import AutoGuide
 
 from ppl_vae.errors import UsageError, nearest
-from ppl_vae.numpyro.asking import asked, running
+from ppl_vae.numpyro.asking import asked, keeps_order, running
 from ppl_vae.numpyro.densities import Densities
 from ppl_vae.numpyro.local_flows import ImageFlows
 
@@ -174,7 +173,7 @@ def _check(guide: Any, family: str, batch_norm: str, numbers: dict[str, int]) ->
             f"batch_norm: expected running for local answers, came {batch_norm}: each image's "
             "answer is to be its own"
         )
-    if isinstance(guide, AutoGuide):
+    if keeps_order(guide):
         raise UsageError(
             "guide: expected one that answers any batch of images, came an automatic guide, whose "
             "posteriors are each image's own already"

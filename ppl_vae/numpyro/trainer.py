@@ -15,11 +15,11 @@ import optax
 from flax import nnx
 from jax import Array, lax, random
 from numpyro import handlers
-from numpyro.infer.autoguide import AutoGuide
 
 from ppl_vae import loop
 from ppl_vae.architecture import check_images
 from ppl_vae.errors import UsageError
+from ppl_vae.numpyro.asking import keeps_order
 from ppl_vae.numpyro.bfloat16 import in_bfloat16
 from ppl_vae.numpyro.bind import (
     SiteRecorder,
@@ -87,7 +87,7 @@ class NumPyroTrainer:
         self.steps_per_epoch = len(self.train) // self.batch_size
         self.objective = Objective(objective, num_data=len(self.train))
         # An automatic guide keeps a posterior for each place in the batch: order must not change.
-        self.shuffles = not isinstance(guide, AutoGuide)
+        self.shuffles = not keeps_order(guide)
         self.key = random.key(settings.seed)
         self._begin()
         self.epoch = jax.jit(self._epoch, donate_argnums=0)

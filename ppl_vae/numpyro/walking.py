@@ -17,12 +17,11 @@ import numpy as np
 import numpyro
 from jax import Array
 from numpyro import handlers
-from numpyro.infer.autoguide import AutoGuide
 from numpyro.primitives import Messenger
 
 from ppl_vae.architecture import check_held, check_pairs, check_units
 from ppl_vae.errors import UsageError
-from ppl_vae.numpyro.asking import asked, prepared, running
+from ppl_vae.numpyro.asking import asked, keeps_order, prepared, running
 from ppl_vae.numpyro.guide import latent_sites
 from ppl_vae.numpyro.inference import _in_blocks
 from ppl_vae.numpyro.objective import traces
@@ -222,7 +221,7 @@ def _centre(fn: Any) -> Any:
 
 def _refuse_fixed(guide: Any, what: str) -> None:
     """UsageError for guides that cannot be asked about repeated images."""
-    if isinstance(guide, AutoGuide):
+    if keeps_order(guide):
         raise UsageError(
             f"{what}: {type(guide).__name__} keeps one posterior for each place in the batch, so "
             "it cannot be asked about images in another order: take an amortised guide"

@@ -13,11 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
 from jax.sharding import Mesh
-from numpyro.infer.autoguide import AutoGuide
 
 from ppl_vae.errors import UsageError
 from ppl_vae.memory import rows_within
-from ppl_vae.numpyro.asking import again, asked, batch_norms, running
+from ppl_vae.numpyro.asking import again, asked, batch_norms, keeps_order, running
 from ppl_vae.numpyro.bind import bind
 from ppl_vae.numpyro.densities import repeated
 from ppl_vae.numpyro.guide import Guide
@@ -94,7 +93,7 @@ def stream_log_weights(
         raise UsageError(f"num_samples: expected at least 1, came {num_samples}")
     with asked(model, guide, x, params, seed, batch_norm) as (data, values, key):
         # A batch's own statistics are of the whole of it, and so is an automatic guide.
-        whole = isinstance(guide, AutoGuide)
+        whole = keeps_order(guide)
         apart = not whole and not (batch_norm == "batch" and batch_norms(model, guide))
         weigher = _weigh_apart if apart else _weigh_together
         mesh = mesh_of() if spread else None

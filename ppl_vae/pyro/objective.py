@@ -177,9 +177,16 @@ class Objective(TraceMeanField_ELBO):
         return {name: torch.where(warming, size / total, 1.0) for name, size in sizes.items()}
 
     def loss_and_means(
-        self, model: Any, guide: Any, x: Tensor, *args: Any, **kwargs: Any
+        self,
+        model: Any,
+        guide: Any,
+        x: Tensor,
+        *args: Any,
+        kl_weight: float | Tensor | None = None,
+        **kwargs: Any,
     ) -> tuple[Tensor, Means]:
-        """The loss under the present `kl_weight`, and the means that it was made of."""
+        """The loss under `kl_weight` (None: the objective's own), and the means behind it."""
+        weight = self.kl_weight if kl_weight is None else kl_weight
         k = self.settings.num_samples
         many = x if k == 1 else x.repeat_interleave(k, 0)
         if k > 1 and isinstance(guide, Guide):  # each image is encoded once
@@ -189,7 +196,7 @@ class Objective(TraceMeanField_ELBO):
         if not self.settings.importance_weighted:
             terms = self.terms(model, guide, many, *args, **kwargs)
             means = self.means(terms)
-            return self.loss_of(means, self.kl_weight, self.balance(terms, self.kl_weight)), means
+            return self.loss_of(means, weight, self.balance(terms, weight)), means
         terms = self.terms(model, guide, many, *args, analytic=False, **kwargs)
         shared = [name for name, part in terms.kl.items() if not part.dim()]
         if shared:
@@ -197,7 +204,7 @@ class Objective(TraceMeanField_ELBO):
                 f"objective.num_samples: expected 1 with site {shared[0]}, which all images share "
                 f"and which so has no weight for each image, came {k}: set it to 1"
             )
-        log_weights = terms.log_weight(self.kl_weight).unflatten(0, (-1, k))
+        log_weights = terms.log_weight(weight).unflatten(0, (-1, k))
         means = self.means(terms)
         (bound,) = self.batch_means([log_weights.logsumexp(1)])
         loss = math.log(k) - bound + means.penalty

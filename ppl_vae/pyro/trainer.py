@@ -156,7 +156,6 @@ class PyroTrainer:
     def step(self, x: Tensor, kl_weight: float | Tensor, learning_rate: float | Tensor) -> Tensor:
         """One optimiser step; (loss, log likelihood, gradient norm, skipped, kl by site)."""
         settings = self.settings
-        self.objective.kl_weight = kl_weight
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.optimizer.zero_grad(set_to_none=True)
@@ -177,7 +176,9 @@ class PyroTrainer:
         """(loss with what is added to it, means) of a batch."""
         autocast = self.settings.precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=autocast):
-            loss, means = self.objective.loss_and_means(self.model, self.guide, x)
+            loss, means = self.objective.loss_and_means(
+                self.model, self.guide, x, kl_weight=kl_weight
+            )
         if self.penalty is not None:
             loss = loss + self.penalty(kl_weight)
         return loss, means
