@@ -64,8 +64,13 @@ def annealed_log_weights(
         batch_norm: "running" alone; see `ppl_vae.numpyro.asking`.
         block: images times chains that move at once.
 
+    Returns:
+        Annealed: log weights (chain, image), nats, forward and, with `latents`, reverse; acceptance
+        and step sizes of the moves.
+
     Raises:
-        UsageError: a discrete site, one shared between images, or rows that depend on each other.
+        UsageError: a discrete site, one shared between images, rows that depend on each other,
+            another `batch_norm`, or no guide, or an automatic one, to start from.
     """
     return joined(
         stream_annealed_log_weights(
@@ -94,7 +99,18 @@ def stream_annealed_log_weights(
     batch_norm: str = "running",
     block: int | None = None,
 ) -> Iterator[Annealed]:
-    """`annealed_log_weights` a block of images at a time."""
+    """`annealed_log_weights` a block of images at a time.
+
+    Args:
+        model, guide, x, settings, latents, params, seed, batch_norm, block: see
+            `annealed_log_weights`.
+
+    Yields:
+        Annealed of the block's images, which come in their order.
+
+    Raises:
+        UsageError: see `annealed_log_weights`; when the first block is asked for.
+    """
     settings = settings or AnnealingSettings()
     guide = _checked(guide, settings, batch_norm)
     size = max(1, (block or ROWS) // max(settings.num_chains, settings.pilot_chains))

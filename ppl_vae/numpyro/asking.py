@@ -46,7 +46,16 @@ def asked(
 ) -> Iterator[tuple[Any, dict[str, Any], Any]]:
     """(images `x` on the device, {site: value} of parameters and state, random key).
 
-    `modules` are those behind `model` where it is a handler around them.
+    Args:
+        x: images (n, c, h, w) or `ppl_vae.data.Images`; None for none.
+        params: what `fit` learned for plain functions.
+        seed: of the draws.
+        batch_norm: "running", "batch" or "recomputed", see above.
+        modules: those behind `model` where it is a handler around them.
+
+    Raises:
+        UsageError: images that the model does not take, no such `batch_norm`, or "recomputed" from
+            one image alone.
     """
     if batch_norm not in BATCH_NORM:
         raise UsageError(f"batch_norm: unknown {batch_norm!r}: {nearest(batch_norm, BATCH_NORM)}")
@@ -91,12 +100,14 @@ def keeps_order(guide: Any) -> bool:
 
 
 def prepared(data: DeviceImages, stored: Array, rng_key: Any) -> tuple[Array, Any]:
+    """(images (n, c, h, w) of `stored` values, a key for further draws); both from `rng_key`."""
     binarise, noise = random.split(rng_key)
     return data.prepared(stored, binarise), noise
 
 
 @contextmanager
 def running(values: dict[str, Any], rng_key: Any) -> Iterator[None]:
+    """Within it programs run under `values` {site: value}, and draw by `rng_key`."""
     with handlers.substitute(data=fresh(values)), handlers.seed(rng_seed=rng_key):
         yield
 

@@ -22,7 +22,7 @@ from ppl_vae.numpyro.walking import redraw
 
 
 def codebook_of(model: Any, site: str = "z1") -> np.ndarray:
-    """(K, d): vectors of the codes of one site; UsageError where the model has none."""
+    """(K, d): vectors of the codes of one site; UsageError where the model has no codebook."""
     one = getattr(model, "codebook", None)
     books = getattr(model, "codebooks", None) if one is None else [one]
     if books is None:
@@ -47,6 +47,11 @@ def codes_of(
     """{site: (n, h, w)}: indices of the codes that the guide answers images `x` with.
 
     The most probable ones where it gives several a chance.
+
+    Args:
+        x: images (n, c, h, w) or `ppl_vae.data.Images`.
+        params, seed, batch_norm: see `ppl_vae.numpyro.asking`.
+        block: images that pass through the nets at once.
 
     Raises:
         UsageError: a pair without discrete latents.
@@ -79,7 +84,14 @@ def code_counts(guide_trace: Any) -> dict[str, Array]:
 
 
 def decode_codes(model: Any, indices: Any, *, seed: int = 0) -> np.ndarray:
-    """Mean images (n, c, h, w) of maps of codes: (n, h', w') of z1, or {site: (n, h', w')}.
+    """Mean images of maps of codes.
+
+    Args:
+        indices: (n, h', w') of z1, or {site: (n, h', w')}.
+        seed: of the sites that are not given, drawn from their priors.
+
+    Returns:
+        (n, c, h, w), the likelihood's mean.
 
     Raises:
         UsageError: indices that the codebook does not have, or maps of other sides.

@@ -96,10 +96,12 @@ def infer_missing(
         trajectory: length of a move, in deviations as the warm-up finds them; at π/2, a quarter of
             a Normal's period, one move leads from any place to an independent one.
         block: images that share a chain; each still has latents of its own.
+        params, seed: see `ppl_vae.numpyro.asking`.
         batch_norm: "running" alone, so that an image's chain is its own.
 
     Raises:
-        UsageError: a discrete site, or a likelihood of whole images.
+        UsageError: a discrete site, a likelihood of whole images, a number of draws or moves below
+            1, a trajectory that is not above 0, or another `batch_norm`.
     """
     check_chain(count, warmup, thin, trajectory, batch_norm)
     found = []
@@ -128,7 +130,7 @@ def known_log_weights(
     seed: int = 0,
     batch_norm: str = "running",
 ) -> np.ndarray:
-    """Log importance weights of the known pixels' probability, (num_samples, n), nats.
+    """Log importance weights of the known pixels' probability: their exponentials have mean p(k).
 
     Args:
         model, guide, x: as of `infer_missing`.
@@ -136,6 +138,14 @@ def known_log_weights(
             it, as by `infer_missing`: the guide's answers to them propose.
         num_samples: of an image, a multiple of `count`: as many from each filling.
         block: images at once.
+        params, seed, batch_norm: see `ppl_vae.numpyro.asking`.
+
+    Returns:
+        (num_samples, n), nats.
+
+    Raises:
+        UsageError: num_samples that is no multiple of `count`, a likelihood of whole images, or a
+            latent that images share.
     """
     check_shares(num_samples, len(fillings))
     found = []

@@ -40,14 +40,20 @@ def unit_kl(
     batch_norm: str = "running",
     block: int = 1000,
 ) -> dict[str, np.ndarray]:
-    r"""{site: (*event_shape)}: divergence by unit, mean over images, nats.
+    r"""{site: (*event_shape)}: divergence by unit, mean over images, nats: what the unit costs.
 
     .. math:: \frac1N \sum_n KL(q(z_{lu} | x_n, z_{>l}), p(z_{lu} | z_{>l}))
 
     Under one draw of the sites above. For factorised sites the units add up to the site's
     divergence; a multivariate normal is taken by its marginals. A site that is neither, or that
     images share, is left out, and so is one that the guide samples before sites which the model
-    samples first: log q - log p is then a part of the bound, but no divergence.
+    samples first: log q - log p is then a part of the bound, but no divergence. Where there is no
+    closed form a unit has log q - log p of the draw, whose mean may come out below 0.
+
+    Args:
+        x: images (n, c, h, w) or `ppl_vae.data.Images`.
+        params, seed, batch_norm: see `ppl_vae.numpyro.asking`.
+        block: images that pass through the nets at once.
     """
     objective, total = Objective(), dict[str, Any]()
     with asked(model, guide, x, params, seed, batch_norm) as (data, values, key):
@@ -106,6 +112,8 @@ def cross_log_prob(
     is that of n² images through the pair.
 
     Args:
+        x: images (n, c, h, w) or `ppl_vae.data.Images`; dynamic ones are binarised once, by `seed`.
+        params, seed, batch_norm: see `ppl_vae.numpyro.asking`.
         block: rows that pass through the nets at once.
 
     Raises:
@@ -172,10 +180,13 @@ def latent_free_log_prob(
 
     The product of the likelihood's marginals over the latents of other images, pixel by pixel
     where the likelihood factorises so, else over the whole image: the baseline that log p(x | z)
-    is held against, for what the latents save.
+    is held against, for what the latents save. Higher is more probable.
 
     Args:
-        num_draws: S, at least 2; the latents are those of the first so many images.
+        x: images (n, c, h, w) or `ppl_vae.data.Images`.
+        num_draws: S, at least 2; the latents are those of the first so many images, under an
+            automatic guide of all.
+        params, seed, batch_norm: see `ppl_vae.numpyro.asking`.
         block: images that are scored at once.
 
     Raises:

@@ -38,9 +38,12 @@ def complete(
             model takes one.
         count: completions an image.
         temperature: factor on the scale of every latent's prior.
-        batch_norm: see `ppl_vae.numpyro.asking`.
+        params, seed, batch_norm: see `ppl_vae.numpyro.asking`.
         mean: the likelihood's mean for each draw of the latents, where it has one (autoregressive
             pixels have none); False draws pixels too.
+
+    Raises:
+        UsageError: count below 1, or a temperature that is not above 0.
     """
     check_factor(temperature)
     if count < 1:

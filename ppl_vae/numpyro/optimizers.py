@@ -16,7 +16,13 @@ from ppl_vae.settings import TrainingSettings
 
 
 def device_of(name: str | None) -> Any:
-    """A device of this process."""
+    """This process's device of that name: "cpu", "cuda" or "gpu", "gpu:1" for the second.
+
+    None takes the first, the accelerator where there is one.
+
+    Raises:
+        UsageError: no such device here.
+    """
     if name is None:
         return jax.local_devices()[0]
     kind, _, index = name.partition(":")
@@ -45,6 +51,11 @@ def optimizer_of(settings: TrainingSettings) -> optax.GradientTransformation:
 
 
 def clipped(grads: Any, norm: Array, settings: TrainingSettings) -> Any:
+    """Gradients scaled down to norm `clip_norm`, then cut to ±`clip_value`, where these are set.
+
+    Args:
+        norm: (), the global norm of `grads`.
+    """
     if settings.clip_norm:
         factor = jnp.minimum(1.0, settings.clip_norm / (norm + 1e-6))
         grads = jax.tree.map(lambda g: g * factor, grads)

@@ -44,9 +44,13 @@ def log_densities(
         guide: its parameters are not used; it comes along as everywhere.
         x: images (n, c, h, w) or `ppl_vae.data.Images`; dynamic ones are binarised by `seed`.
         latents: {site: (draws, n, …)}, all of the model's latent sites.
+        params, seed, batch_norm: see `ppl_vae.numpyro.asking`.
 
     Returns:
-        (draws, n) each, nats.
+        (draws, n) each, nats, higher is more probable.
+
+    Raises:
+        UsageError: latents that are not the model's, or a site that images share.
     """
 
     def found(x: Array, z: Latents) -> dict[str, Any]:
@@ -65,7 +69,18 @@ def pixel_log_likelihood(
     seed: int = 0,
     batch_norm: str = "running",
 ) -> np.ndarray:
-    """(draws, n, pixels): log p(x_d | z) of every number of an image; see `log_densities`."""
+    """log p(x_d | z) of every number of an image at given latents: nats, higher is better.
+
+    Args:
+        guide, x, latents, params, seed, batch_norm: see `log_densities`.
+
+    Returns:
+        (draws, n, pixels), pixels being c · h · w.
+
+    Raises:
+        UsageError: latents that are not the model's, or a likelihood that is no product over
+            pixels.
+    """
 
     def found(x: Array, z: Latents) -> Array:
         site = at(model, x, z)["x"]
@@ -88,7 +103,19 @@ def simulate(
     seed: int = 0,
     batch_norm: str = "running",
 ) -> dict[str, Array]:
-    """{site: (num, …)} and "x" (num, c, h, w) from the model, a hundred at a time."""
+    """Latents and images drawn from the model together, a hundred images at a time.
+
+    Args:
+        model: a program that generates, `model(n=...)`.
+        num: how many images, at least 1.
+        params, seed, batch_norm: see `ppl_vae.numpyro.asking`.
+
+    Returns:
+        {site: (num, …)}, and "x" (num, c, h, w).
+
+    Raises:
+        UsageError: num below 1.
+    """
     if num < 1:
         raise UsageError(f"num: expected at least 1, came {num}")
     with asked(model, None, None, params, seed, batch_norm) as (_, values, key):
@@ -114,7 +141,19 @@ def replicates(
     seed: int = 0,
     batch_norm: str = "running",
 ) -> np.ndarray:
-    """(num_draws, n, c, h, w): new images from p(x | z), z from the guide's posterior of each x."""
+    """New images from p(x | z), with z drawn anew from the guide's posterior of each image.
+
+    Args:
+        x: images (n, c, h, w) or `ppl_vae.data.Images`; dynamic ones are binarised once, by `seed`.
+        num_draws: S, at least 1.
+        params, seed, batch_norm: see `ppl_vae.numpyro.asking`.
+
+    Returns:
+        (S, n, c, h, w).
+
+    Raises:
+        UsageError: num_draws below 1.
+    """
     if num_draws < 1:
         raise UsageError(f"num_draws: expected at least 1, came {num_draws}")
     with asked(model, guide, x, params, seed, batch_norm) as (data, values, key):
@@ -143,7 +182,19 @@ def weighted_draws(
     seed: int = 0,
     batch_norm: str = "running",
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """({site: (num_draws, n, …)} from the guide, (num_draws, n) of log p(x, z) - log q(z | x))."""
+    """Draws from the guide, and their log importance weights.
+
+    Args:
+        x: images (n, c, h, w) or `ppl_vae.data.Images`; dynamic ones are binarised once, by `seed`.
+        num_draws: S, at least 1.
+        params, seed, batch_norm: see `ppl_vae.numpyro.asking`.
+
+    Returns:
+        ({site: (S, n, …)}, (S, n) of log p(x, z) - log q(z | x), nats).
+
+    Raises:
+        UsageError: num_draws below 1, or a site that images share.
+    """
     if num_draws < 1:
         raise UsageError(f"num_draws: expected at least 1, came {num_draws}")
     with asked(model, guide, x, params, seed, batch_norm) as (data, values, key):

@@ -294,6 +294,7 @@ class NumPyroTrainer:
         return random.key(self.settings.seed + 1)
 
     def constrained(self, params: Any) -> dict[str, Any]:
+        """{site: value} as the programs ask for them, of unconstrained `params` {site: value}."""
         return {name: self.transforms[name](value) for name, value in params.items()}
 
     def write_back(self) -> None:

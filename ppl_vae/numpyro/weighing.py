@@ -88,7 +88,17 @@ def stream_log_weights(
     block: int | None = None,
     spread: bool = False,
 ) -> Iterator[np.ndarray]:
-    """`log_weights` a block of images at a time: arrays (num_samples, images of the block)."""
+    """`log_weights` a block of images at a time.
+
+    Args:
+        model, guide, x, num_samples, params, seed, batch_norm, block, spread: see `log_weights`.
+
+    Yields:
+        (num_samples, images of the block), nats, the images in their order.
+
+    Raises:
+        UsageError: see `log_weights`; when the first block is asked for.
+    """
     if num_samples < 1:
         raise UsageError(f"num_samples: expected at least 1, came {num_samples}")
     with asked(model, guide, x, params, seed, batch_norm) as (data, values, key):

@@ -30,7 +30,11 @@ BATCH_NORM = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": 
 
 
 def state(model: Any, guide: Any) -> Arrays:
-    """Parameters and batch-norm statistics of the modules among the pair."""
+    """What the modules among the pair have learned, running statistics among it.
+
+    Returns:
+        {"model.…" | "guide.…": array}, names and layout as of torch's `state_dict`.
+    """
     return {
         name: np.asarray(np.asarray(variable[...]).transpose(order), order="C")
         for name, (variable, order) in _variables(model, guide).items()
@@ -38,7 +42,14 @@ def state(model: Any, guide: Any) -> Arrays:
 
 
 def load_state(model: Any, guide: Any, arrays: Arrays) -> None:
-    """Put `arrays` into the pair's modules; UsageError names what does not fit."""
+    """Put `arrays`, as `state` gives them, into the pair's modules: all of them, or none.
+
+    Args:
+        arrays: {"model.…" | "guide.…": array} of all that the modules have, in torch's layout.
+
+    Raises:
+        UsageError: names that are missing or not known, or an array of another shape.
+    """
     own = _variables(model, guide)
     missing, foreign = sorted(own.keys() - arrays.keys()), sorted(arrays.keys() - own.keys())
     if missing or foreign:

@@ -46,7 +46,17 @@ def asked(
 ) -> Iterator[DeviceImages]:
     """The images `x` on the pair's device, with the pair ready to be asked about them.
 
-    `one_pass` runs the nets once for recomputed statistics; None takes the guide over the images.
+    Args:
+        x: images (n, c, h, w) or `ppl_vae.data.Images`; None for none.
+        params: what `fit` learned for plain functions.
+        seed: of the draws.
+        batch_norm: "running", "batch" or "recomputed", see above.
+        one_pass: runs the nets once for recomputed statistics; None takes the guide over the
+            images.
+
+    Raises:
+        UsageError: images that the model does not take, no such `batch_norm`, or "recomputed" from
+            one image alone.
     """
     data = _on_device([] if x is None else x, model, guide)
     if x is not None:

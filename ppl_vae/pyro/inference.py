@@ -28,9 +28,19 @@ def site_terms(
     batch_norm: str = "running",
     block: int | None = None,
 ) -> dict[str, Any]:
-    """{"log_likelihood": (n,), "kl": {site: (n,)}}: the bound's terms by image, nats, one draw.
+    """The bound's terms by image, from one draw of the guide.
 
-    Divergences are in closed form where that is right, else log q - log p of the draw.
+    Divergences are in closed form where that is right, else log q - log p of the draw. Every latent
+    has to belong to one image.
+
+    Args:
+        x: images (n, c, h, w) or `ppl_vae.data.Images`.
+        params, seed, batch_norm: see `ppl_vae.pyro.asking`.
+        block: images at once; None takes 1000, or the model's own `rows` where it has fewer.
+
+    Returns:
+        {"log_likelihood": (n,), "kl": {site: (n,)}}, nats: log p(x | z), higher is better, and what
+        each site costs. ELBO is the first less the sum of the others.
     """
     objective, found = Objective(), []
     with asked(model, guide, x, params, seed, batch_norm) as data:
@@ -52,9 +62,16 @@ def posterior_moments(
     batch_norm: str = "running",
     block: int | None = None,
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """{site: (loc, scale)} of q(z_l | x, z above), (n, …) each, under one draw of those above.
+    """Mean and deviation of each unit of q(z_l | x, z above), under one draw of those above.
 
-    A flow has no closed form for them: they are estimated from 32 draws.
+    A flow has no closed form for them: they are estimated from 32 draws. Sites without them are
+    left out.
+
+    Args:
+        x, params, seed, batch_norm, block: see `site_terms`.
+
+    Returns:
+        {site: (loc, scale)}, (n, …) each, in the latent's units.
     """
     with asked(model, guide, x, params, seed, batch_norm) as data:
         size = len(data) if keeps_order(guide) else block or _block(model)

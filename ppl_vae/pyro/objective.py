@@ -108,7 +108,19 @@ class Objective(TraceMeanField_ELBO):
     def terms(
         self, model: Any, guide: Any, x: Tensor, *args: Any, analytic: bool | None = None, **kw: Any
     ) -> Terms:
-        """Terms of each image of `x` (n, c, h, w) from one draw of the guide."""
+        """Terms of each image of `x` (n, c, h, w) from one draw of the guide.
+
+        Args:
+            analytic: closed-form divergences where there are any; None as the settings have it.
+            args, kw: of model and guide, after the images.
+
+        Returns:
+            Terms, (n,) each, nats: a log likelihood is better if higher, a divergence is what its
+            site costs.
+
+        Raises:
+            UsageError: see `traces`.
+        """
         analytic = self.settings.analytic if analytic is None else analytic
         model_trace, guide_trace = traces(model, guide, x, *args, **kw)
         analytic = analytic and self._same_order(model_trace, guide_trace, guide)
@@ -185,7 +197,19 @@ class Objective(TraceMeanField_ELBO):
         kl_weight: float | Tensor | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Means]:
-        """The loss under `kl_weight` (None: the objective's own), and the means behind it."""
+        """The loss under `kl_weight`, and the means that it was made of.
+
+        Args:
+            x: (n, c, h, w); the settings say how many draws of each image.
+            kl_weight: of the divergences; None takes the objective's own.
+            args, kwargs: of model and guide, after the images.
+
+        Returns:
+            (loss (), nats per image, lower is better; Means of all draws).
+
+        Raises:
+            UsageError: several weighted draws, where images share a site; and see `traces`.
+        """
         weight = self.kl_weight if kl_weight is None else kl_weight
         k = self.settings.num_samples
         many = x if k == 1 else x.repeat_interleave(k, 0)
@@ -211,6 +235,7 @@ class Objective(TraceMeanField_ELBO):
         return loss, means
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """The loss of `loss_and_means`, as stock `pyro.infer` asks for it."""
         return self.loss_and_means(model, guide, *args, **kwargs)[0]
 
     def _same_order(self, model_trace: Any, guide_trace: Any, guide: Any) -> bool:
@@ -230,7 +255,16 @@ class Objective(TraceMeanField_ELBO):
 
 
 def traces(model: Any, guide: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-    """(model trace, guide trace) of one draw: a single pass where the guide is a handler."""
+    """(model trace, guide trace) of one draw: a single pass where the guide is a handler.
+
+    What the guide adds by factor statements stands in its own trace alone.
+
+    Args:
+        args, kwargs: of both programs, images first.
+
+    Raises:
+        UsageError: a guide that is a program of its own, over other latent sites than the model's.
+    """
     if isinstance(guide, GuideMessenger):
         guide(*args, **kwargs)
         model_trace, guide_trace = guide.get_traces()

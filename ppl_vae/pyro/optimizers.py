@@ -14,6 +14,13 @@ from ppl_vae.settings import TrainingSettings
 
 
 def device_of(name: str | None) -> torch.device:
+    """The device of that name: "cpu", "cuda" or "gpu", "cuda:1" for the second.
+
+    None takes the accelerator where there is one.
+
+    Raises:
+        UsageError: no such name, or no such device here.
+    """
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind, colon, index = name.partition(":")

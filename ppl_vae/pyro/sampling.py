@@ -33,15 +33,23 @@ def sample(
     seed: int = 0,
     label: Any = None,
 ) -> dict[str, Tensor]:
-    """Draws from the prior: {site: (n, …)}, "x" (n, c, h, w), and "x_mean", the likelihood's mean.
-
-    "x_mean" is a draw where the likelihood has no mean in closed form (autoregressive pixels).
+    """Latents from the prior, and an image of each.
 
     Args:
+        num_samples: n, at least 1.
         temperature: factor on the scale of every latent's prior; or one for each site, from z1
             up; or {site: factor}, the others staying as they are.
-        batch_norm: see `ppl_vae.pyro.asking`.
+        params, seed, batch_norm: see `ppl_vae.pyro.asking`.
         label: of all images, or one for each, where the model has priors for labels.
+
+    Returns:
+        {site: (n, …)}, "x" (n, c, h, w), and "x_mean" (n, c, h, w), the likelihood's mean: a draw
+        where it has none in closed form (autoregressive pixels).
+
+    Raises:
+        UsageError: num_samples below 1, a factor that is not above 0, or a site or label that the
+            model does not have.
+        TypeError: a temperature for a prior that is not Normal.
     """
     if num_samples < 1:
         raise UsageError(f"num_samples: expected at least 1, came {num_samples}")
@@ -63,7 +71,20 @@ def posterior_sample(
     seed: int = 0,
     batch_norm: str = "running",
 ) -> dict[str, Tensor]:
-    """Draws from the guide: {site: (num_samples, n, …)}, and "x_mean", the likelihood's mean."""
+    """Draws from the guide, and the mean image of each.
+
+    Args:
+        x: images (n, c, h, w) or `ppl_vae.data.Images`; dynamic ones are binarised once, by `seed`.
+        num_samples: S, at least 1.
+        params, seed, batch_norm: see `ppl_vae.pyro.asking`.
+
+    Returns:
+        {site: (S, n, …)}, and "x_mean" (S, n, c, h, w), the likelihood's mean: a draw where it has
+        none in closed form (autoregressive pixels).
+
+    Raises:
+        UsageError: num_samples below 1.
+    """
     if num_samples < 1:
         raise UsageError(f"num_samples: expected at least 1, came {num_samples}")
     with asked(model, guide, x, params, seed, batch_norm) as data:
@@ -81,7 +102,14 @@ def reconstruct(
     seed: int = 0,
     batch_norm: str = "running",
 ) -> Tensor:
-    """Mean of p(x | z) for one draw z ~ q(z | x) an image: (n, c, h, w)."""
+    """Mean of p(x | z) for one draw z ~ q(z | x) an image.
+
+    Args:
+        x, params, seed, batch_norm: see `posterior_sample`.
+
+    Returns:
+        (n, c, h, w), "x_mean" of `posterior_sample`.
+    """
     return posterior_sample(model, guide, x, params=params, seed=seed, batch_norm=batch_norm)[
         "x_mean"
     ][0]

@@ -99,11 +99,19 @@ def posterior_means(
     batch_norm: str = "running",
     block: int = 1000,
 ) -> dict[str, Tensor]:
-    """The guide walked in means: {site: (n, …)}, and "x_mean", the likelihood's mean under them.
+    """The guide walked in means, and the mean image under them.
 
     Each site is at its posterior's mean given the means of the sites before it, so nothing is
     random but a dynamic binarisation. A posterior without a mean in closed form, such as a flow's,
     is drawn.
+
+    Args:
+        x: images (n, c, h, w) or `ppl_vae.data.Images`.
+        params, seed, batch_norm: see `ppl_vae.pyro.asking`.
+        block: images that pass through the nets at once.
+
+    Returns:
+        {site: (n, …)}, and "x_mean" (n, c, h, w), the likelihood's mean.
     """
     found = []
     with asked(model, guide, x, params, seed, batch_norm) as data:
@@ -135,9 +143,13 @@ def interpolate(
     Args:
         pairs: positions (i, j) in `x`.
         num_steps: values of t, both ends among them.
+        params, seed, batch_norm: see `ppl_vae.pyro.asking`.
 
     Returns:
         {site: (num_steps, pairs, …)}, and "x_mean", the likelihood's mean.
+
+    Raises:
+        UsageError: an automatic guide, positions that are not there, or fewer than two steps.
     """
     _refuse_fixed(guide, "interpolate")
     with asked(model, guide, x, params, seed, batch_norm) as data:
@@ -176,14 +188,22 @@ def traverse(
     seed: int = 0,
     batch_norm: str = "running",
 ) -> dict[str, Tensor]:
-    """Images as single units of one site move: {site: (units, values, n, …)} and "x_mean".
+    """Images as single units of one site move, the others held.
 
     The sites above stay at the images' posterior means, so do the other units of `site`; the sites
     below follow at their priors' means.
 
     Args:
+        x: images (n, c, h, w) or `ppl_vae.data.Images`.
         units: positions in the site's event, flattened; one after the other.
         values: (values,) that each of them takes, or (units, values).
+        params, seed, batch_norm: see `ppl_vae.pyro.asking`.
+
+    Returns:
+        {site: (units, values, n, …)}, and "x_mean", the likelihood's mean.
+
+    Raises:
+        UsageError: a site that the model does not have, or units that the site does not have.
     """
     drawn: dict[str, Any] = {"params": params, "seed": seed, "batch_norm": batch_norm}
     means = posterior_means(model, guide, x, **drawn)

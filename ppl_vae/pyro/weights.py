@@ -20,12 +20,23 @@ Arrays = dict[str, np.ndarray]
 
 
 def state(model: Any, guide: Any) -> Arrays:
-    """Parameters and batch-norm statistics of the modules among the pair."""
+    """What the modules among the pair have learned, running statistics among it.
+
+    Returns:
+        {"model.…" | "guide.…": array}, names and layout as of torch's `state_dict`.
+    """
     return {name: tensor.detach().cpu().numpy().copy() for name, tensor in _tensors(model, guide)}
 
 
 def load_state(model: Any, guide: Any, arrays: Arrays) -> None:
-    """Put `arrays` into the pair's modules; UsageError names what does not fit."""
+    """Put `arrays`, as `state` gives them, into the pair's modules: all of them, or none.
+
+    Args:
+        arrays: {"model.…" | "guide.…": array} of all that the modules have, in torch's layout.
+
+    Raises:
+        UsageError: names that are missing or not known, or an array of another shape.
+    """
     own = dict(_tensors(model, guide))
     missing, foreign = sorted(own.keys() - arrays.keys()), sorted(arrays.keys() - own.keys())
     if missing or foreign:
