@@ -41,6 +41,7 @@ class CheckTable:
 
     @property
     def title(self) -> str:
+        """Check, protocol and settings in one line."""
         given = {name: value for name, value in self.settings.items() if value is not None}
         settings = ", ".join(f"{name} {_plain(value)}" for name, value in given.items())
         return " · ".join(filter(None, [self.check, self.protocol.text, settings]))
@@ -54,6 +55,12 @@ def compare_checks(
     Protocol first, then what names the run, then the check's numbers; `name_se` becomes the error
     of `name`, and what is nested has its names joined. With `means`, seeds of one setting are
     followed by mean ± standard deviation (ddof = 1).
+
+    Args:
+        evaluations: as of `compare`.
+
+    Raises:
+        UsageError: an evaluation with checks that lacks its figure or its protocol.
     """
     groups: dict[str, tuple[str, Protocol, list[Mapping[str, Any]]]] = {}
     for evaluation in evaluations:

@@ -81,6 +81,7 @@ class Protocol(NamedTuple):
 
     @property
     def text(self) -> str:
+        """In one line, to stand above a table."""
         images = f"{self.num_images} images"
         return f"{self.data} · binarisation {self.binarisation} · {self.split} · {images}"
 
@@ -116,6 +117,13 @@ def compare(evaluations: Sequence[Mapping[str, Any]], *, means: bool = True) -> 
     Evaluations that differ in nothing but `run` and `seed` are one setting: their seeds stand in
     neighbouring rows, and with `means` a row of mean ± standard deviation over seeds (ddof = 1)
     follows two or more.
+
+    Args:
+        evaluations: what `summary` gives, or `evaluate --json` prints.
+        means: whether rows of means are wanted.
+
+    Raises:
+        UsageError: no evaluation, or one that lacks its figure or its protocol.
     """
     if not evaluations:
         raise UsageError(

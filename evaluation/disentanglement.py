@@ -101,6 +101,12 @@ def sampled(
         grid: values that each factor takes.
         num_images: each factor of each drawn independently and uniformly.
         seed: of the draws.
+
+    Returns:
+        (codes (images, units), factors (images, factors), positions on the grid).
+
+    Raises:
+        UsageError: no image, no factor, or one without values.
     """
     if num_images < 1 or not len(grid) or min(grid) < 1:
         raise UsageError(

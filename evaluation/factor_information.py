@@ -56,6 +56,9 @@ def mutual_information_gap(codes: Any, factors: Any, *, num_bins: int = NUM_BINS
     The paper integrates over q(z | x); here z is the code itself, the posterior mean, as Locatello
     et al. 2019 have it.
 
+    Args:
+        codes, factors, num_bins: see `mutual_information`.
+
     Returns:
         In [0, 1]; near 0 for noise.
 
@@ -77,6 +80,9 @@ def modularity(codes: Any, factors: Any, *, num_bins: int = NUM_BINS) -> float:
     over the N units that know anything at all (the others have no ideal to be compared with). A
     unit that knows one factor a little counts as much as one that knows it well, so a high value
     says nothing of how much the code holds.
+
+    Args:
+        codes, factors, num_bins: see `mutual_information`.
 
     Returns:
         In [0, 1]. Noise does not score 0: see the chance level of `evaluation.disentanglement`.

@@ -56,6 +56,9 @@ def dci(codes: Any, factors: Any, *, categorical: Collection[int] = (), seed: in
         categorical: positions of the factors whose values have no order.
         seed: of the forests and of the cut into fifths.
 
+    Returns:
+        DCI: the three scores, higher is better, and R (units, factors).
+
     Raises:
         UsageError: see `evaluation.disentanglement`; fewer than 20 images.
 

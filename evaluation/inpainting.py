@@ -34,11 +34,20 @@ MAX_PSNR = 100.0  # dB, of a filling that is exact
 def completion_scores(images: Array, known: Array, completions: Array) -> xr.Dataset:
     """Scores of each image's completions.
 
+    Args:
+        images: (n, c, h, w) in [0, 1], the originals.
+        known: (n, 1, h, w), true or 1 where a pixel is known.
+        completions: (count, n, c, h, w) in [0, 1].
+
     Returns:
-        Dataset over "image": `psnr_mean` and `ssim_mean` of the completions' mean, `psnr_best` and
-        `ssim_best` of the best one (known only with the original at hand: an upper end, no
-        method), and `diversity`, the root mean square difference of two completions over missing
-        pixels (grey values; 0 says that all are the same, NaN that there is one alone).
+        Dataset over "image": `psnr_mean` (dB) and `ssim_mean` of the completions' mean, `psnr_best`
+        and `ssim_best` of the best one (known only with the original at hand: an upper end, no
+        method), all higher for better, and `diversity`, the root mean square difference of two
+        completions over missing pixels (grey values; 0 says that all are the same, NaN that there
+        is one alone).
+
+    Raises:
+        UsageError: shapes that do not fit, or no completion.
     """
     images, known = _checked(images, known)
     if completions.ndim != 5 or completions.shape[1:] != images.shape or not len(completions):
@@ -59,7 +68,20 @@ def completion_scores(images: Array, known: Array, completions: Array) -> xr.Dat
 
 
 def psnr(images: Array, known: Array, filled: Array) -> Array:
-    """(n,): peak signal-to-noise ratio over missing pixels, dB, 100 at most."""
+    r"""Peak signal-to-noise ratio over the missing pixels, higher is better.
+
+    .. math:: -10 \log_{10} \text{mean}_{i \text{ missing}} (x_i - \hat x_i)^2
+
+    Args:
+        images, known: as of `completion_scores`.
+        filled: (n, c, h, w) in [0, 1].
+
+    Returns:
+        (n,), dB, 100 at most: an exact filling, or nothing missing.
+
+    Raises:
+        UsageError: shapes that do not fit.
+    """
     images, known = _checked(images, known)
     missing = np.broadcast_to(~known, images.shape)
     squares = np.where(missing, np.square(images - filled), 0.0).sum(axis=(1, 2, 3))
@@ -68,9 +90,17 @@ def psnr(images: Array, known: Array, filled: Array) -> Array:
 
 
 def ssim(images: Array, known: Array, filled: Array) -> Array:
-    """(n,): structural similarity of the completed images, window of 7 pixels at most.
+    """Structural similarity of the completed images, higher is better, window of 7 pixels at most.
 
-    NaN where a side is shorter than 3 pixels.
+    Args:
+        images, known: as of `completion_scores`.
+        filled: (n, c, h, w) in [0, 1]; its known pixels are not looked at.
+
+    Returns:
+        (n,), 1 at most; NaN where a side is shorter than 3 pixels.
+
+    Raises:
+        UsageError: shapes that do not fit.
     """
     from skimage.metrics import structural_similarity
 
@@ -101,7 +131,18 @@ def pixelwise_log_prob(train_mean: Array, count: int, images: Array, known: Arra
 
 
 def mean_fill(train_mean: Array, images: Array, known: Array) -> Array:
-    """Missing pixels as the training images' mean (c, h, w)."""
+    """Missing pixels as the training images' mean.
+
+    Args:
+        train_mean: (c, h, w) in [0, 1].
+        images, known: as of `completion_scores`.
+
+    Returns:
+        (n, c, h, w), known pixels as they are.
+
+    Raises:
+        UsageError: shapes that do not fit.
+    """
     images, known = _checked(images, known)
     return np.where(known, images, train_mean)
 
@@ -129,7 +170,17 @@ def nearest_fill(train: Array, images: Array, known: Array, *, block: int = 2048
 
 
 def biharmonic_fill(images: Array, known: Array) -> Array:
-    """Missing pixels by the biharmonic equation from the known ones (Damelin & Hoang 2018)."""
+    """Missing pixels by the biharmonic equation from the known ones (Damelin & Hoang 2018).
+
+    Args:
+        images, known: as of `completion_scores`.
+
+    Returns:
+        (n, c, h, w), known pixels as they are, missing ones cut to [0, 1].
+
+    Raises:
+        UsageError: shapes that do not fit.
+    """
     from skimage.restoration import inpaint_biharmonic
 
     images, known = _checked(images, known)

@@ -55,6 +55,10 @@ def leave_one_pixel_out(
     Returns:
         `elpd`, `elpd_se`, `p_loo`, `pareto_k_bad` (share of pixels above 0.7) by image; `elpd_i`,
         `pareto_k` (image, pixel). Higher elpd is better; p_loo is what the pixels themselves add.
+
+    Raises:
+        UsageError: arrays that do not fit each other or the chains, or a likelihood that is not
+            finite.
     """
     names = ("draw", "image", "pixel")
     values = np.asarray(in_order(log_likelihood, names, "log_likelihood"), dtype=np.float64)

@@ -80,7 +80,19 @@ STATISTICS: dict[str, Statistic] = {
 def image_statistics(
     images: Any, statistics: Mapping[str, Statistic] | None = None
 ) -> dict[str, Array]:
-    """{name: (…)} of images (…, channels, height, width): uint8, binary, or floats in [0, 1]."""
+    """Statistics of each image, by name.
+
+    Args:
+        images: (…, channels, height, width): floats in [0, 1], or whole numbers, which are bytes
+            where one is above 1.
+        statistics: {name: function of one image (height, width)}; `STATISTICS` by default.
+
+    Returns:
+        {name: (…)}, in each statistic's unit: grey values, pixels, a count.
+
+    Raises:
+        UsageError: fewer than three axes, or no image.
+    """
     array = np.asarray(images)
     if array.ndim < 3 or not array.size:
         raise UsageError(f"images: expected (…, channels, height, width), came {array.shape}")
@@ -107,7 +119,10 @@ def predictive_tree(
 
     Returns:
         Groups `observed_data` (image), `posterior_predictive` and `prior_predictive`
-        (chain, draw, image), a variable for each statistic.
+        (chain, draw, image), a variable for each statistic, in its unit.
+
+    Raises:
+        UsageError: replicas of another shape than the images, or no images.
     """
     shape = np.shape(images)
     for name, given in (("posterior", posterior), ("prior", prior)):
@@ -177,6 +192,13 @@ def plot_predictive(tree: xr.DataTree, path: str | Path) -> Path:
     """Each statistic over images: sets replicated from the posterior, and the data (arviz-plots).
 
     Curves are empirical distribution functions, one for each replicated set.
+
+    Args:
+        tree: of `predictive_tree`.
+        path: of a PNG file.
+
+    Returns:
+        The path.
     """
     from arviz_plots import plot_ppc_dist
 

@@ -44,6 +44,9 @@ def summary(
             twelve keys.
 
     What is not known (a standard error of one image, Pareto's k below 25 samples) is None.
+
+    Raises:
+        UsageError: `about` has a name of `KEYS`.
     """
     if clash := set(about) & set(KEYS):
         raise UsageError(
@@ -83,6 +86,9 @@ def table(
 
     A table for each check follows; numbers from papers (`published_numbers`) stand beside those
     measured where protocol and bound are the same.
+
+    Raises:
+        UsageError: another style; and see `compare`.
     """
     if style not in ("text", "markdown"):
         raise UsageError(f"style: expected text or markdown, came {style!r}")

@@ -31,6 +31,9 @@ def principal_components(codes: Any, num_components: int = 2) -> xr.Dataset:
     Returns:
         `scores`: (image, component), in the latent's unit; `directions`: (component, unit), unit
         length, their largest entry positive; `explained`: (component,), share of the variance.
+
+    Raises:
+        UsageError: fewer than two images, or codes that are not finite.
     """
     from sklearn.decomposition import PCA
 
@@ -64,9 +67,13 @@ def two_dimensional(codes: Any, view: str = "tsne", *, seed: int = 0) -> Array:
     """Codes in the plane: (images, 2).
 
     Args:
+        codes: (images, units...).
         view: "pca", linear; or "tsne" (van der Maaten & Hinton 2008), which keeps neighbours and
             neither distances nor sizes of groups.
         seed: of t-SNE.
+
+    Raises:
+        UsageError: another view, fewer than two images (t-SNE: four), or codes that are not finite.
     """
     if view not in VIEWS:
         raise UsageError(f"view: expected one of {', '.join(VIEWS)}, came {view!r}")
@@ -95,6 +102,10 @@ def purity(codes: Any, labels: Any, *, num_clusters: int | None = None, seed: in
         codes: (images, units...), taken as they are: a unit counts by its variance.
         labels: (images,).
         num_clusters: of k-means; None for as many as there are labels.
+
+    Raises:
+        UsageError: more clusters than images, not one label for each image, fewer than two images,
+            or codes that are not finite.
     """
     from sklearn.cluster import KMeans
 
@@ -119,6 +130,10 @@ def linear_probe(train: Any, train_labels: Any, test: Any, test_labels: Any) -> 
     Args:
         train, test: (images, units...).
         train_labels, test_labels: (images,).
+
+    Raises:
+        UsageError: training labels of one class, not one label for each image, fewer than two
+            images, or codes that are not finite.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline

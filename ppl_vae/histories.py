@@ -81,7 +81,15 @@ def code_use(counts: dict[str, Any], sites: tuple[str, ...]) -> dict[str, np.nda
 
 
 def history_of(rows: list[dict[str, Any]], sites: tuple[str, ...]) -> xr.Dataset:
-    """The Dataset of epochs' rows."""
+    """The Dataset of epochs' rows.
+
+    Args:
+        rows: {"epoch" | "step" | a variable: value} of each epoch, all with the same variables.
+        sites: latent ones, z1 first.
+
+    Returns:
+        See the module's docstring; each variable tells its unit.
+    """
     names = [name for name in UNITS if rows and name in rows[0]]
     data = {
         name: (
@@ -101,6 +109,7 @@ def history_of(rows: list[dict[str, Any]], sites: tuple[str, ...]) -> xr.Dataset
 
 
 def rows_of(history: xr.Dataset) -> list[dict[str, Any]]:
+    """Rows {name: number or array}, one an epoch, that `history_of` makes this Dataset of."""
     names = ["epoch", *history.data_vars]
     return [
         {"step": int(step), **{name: history[name].values[i] for name in names}}

@@ -42,7 +42,13 @@ class EpochLog(NamedTuple):
 
 
 class Trainer(Protocol):
-    """What a PPL brings: its epochs and its state."""
+    """What a PPL brings: its epochs and its state.
+
+    Attributes:
+        sites: latent ones, z1 first, and after them the guide's own.
+        steps_per_epoch: whole batches of an epoch.
+        batch_size: images a step.
+    """
 
     sites: tuple[str, ...]
     steps_per_epoch: int
@@ -55,16 +61,32 @@ class Trainer(Protocol):
         learning_rate: np.ndarray,
         tick: Callable[[int], Any],
         first: int = 0,
-    ) -> EpochLog: ...  # of an epoch's steps from `first` on, as many as there are weights
-    def validate(self) -> tuple[float, np.ndarray] | None: ...
-    def posterior_range(self) -> dict[str, np.ndarray] | None: ...  # history's
-    def prior_samples(self, num_samples: int) -> np.ndarray | None: ...
-    def weights(self) -> Arrays: ...
-    def averaged_weights(self) -> Arrays | None: ...
-    def state(self) -> tuple[Arrays, dict[str, Any]]: ...
-    def restore(
-        self, weights: Arrays, averaged: Arrays | None, state: Arrays, info: Any
-    ) -> None: ...
+    ) -> EpochLog:
+        """An epoch's steps from `first` on, as many as there are weights.
+
+        `kl_weight`, `learning_rate`: (steps,) of these steps; `tick(k)` is called after k of them.
+        """
+
+    def validate(self) -> tuple[float, np.ndarray] | None:
+        """(log likelihood, (sites,) kl), nats per validation image; None where there are none."""
+
+    def posterior_range(self) -> dict[str, np.ndarray] | None:
+        """{name: (sites, …)} of the posteriors, for the row of `ppl_vae.histories`; or None."""
+
+    def prior_samples(self, num_samples: int) -> np.ndarray | None:
+        """(num_samples, c, h, w): mean images of prior draws; None where there can be none."""
+
+    def weights(self) -> Arrays:
+        """{name: array} of all that is learned, modules in torch's layout."""
+
+    def averaged_weights(self) -> Arrays | None:
+        """The same of the moving average; None where none is kept."""
+
+    def state(self) -> tuple[Arrays, dict[str, Any]]:
+        """({name: array}, facts that JSON holds): what else it takes to go on."""
+
+    def restore(self, weights: Arrays, averaged: Arrays | None, state: Arrays, info: Any) -> None:
+        """Go on from what `weights`, `averaged_weights` and `state` gave."""
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,11 @@ SAMPLE_EPOCHS = (1, 2, 5)  # times powers of ten: epochs at which prior samples 
 
 
 def summary(row: dict[str, Any], sites: tuple[str, ...]) -> str:
+    """What the bar says of an epoch's row, nats per image.
+
+    ELBO, higher is better, validation's too if there is any; the reconstruction's -log p(x | z);
+    divergences from z1 up. At the end images a second.
+    """
     kl = " ".join(f"{value:.1f}" for value in row["kl"])
     if sites:
         kl = f"kl {sites[0]}..{sites[-1]} {kl} "
@@ -32,6 +37,7 @@ def summary(row: dict[str, Any], sites: tuple[str, ...]) -> str:
 
 
 def bar(trainer: Trainer, settings: TrainingSettings, progress: Progress, show: bool) -> tqdm:
+    """tqdm's bar over all steps of a training, from where it stands; hidden unless `show`."""
     shape = "{desc} {n_fmt}/{total_fmt} steps {bar:12} {elapsed}<{remaining} {postfix}"
     return tqdm(
         total=settings.epochs * trainer.steps_per_epoch,
@@ -74,6 +80,7 @@ def board_of(run: Run | None, rows: list[dict[str, Any]], sites: tuple[str, ...]
 
 
 def tell(board: Any, row: dict[str, Any], sites: tuple[str, ...]) -> None:
+    """An epoch's numbers, and divergences and codes by site, to TensorBoard, if `board` is one."""
     if board is None:
         return
     for name, value in row.items():

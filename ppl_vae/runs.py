@@ -59,8 +59,8 @@ class Checkpoint:
     """One whole checkpoint.
 
     Attributes:
-        files: {"weights" | "optimizer" | "ema" | "best": {name: array}}.
-        info: epoch, step, patience and what else a trainer needs to go on.
+        files: {"weights" | "optimizer" | "ema" | "best" | "steps": {name: array}}.
+        info: epoch, step, best epoch and what else it takes to go on.
         history: of all epochs so far, or None before the first.
     """
 
@@ -158,6 +158,7 @@ class Run:
         write_atomically(self.path / "run.json", json.dumps(about, indent=2).encode())
 
     def write_recipe(self, recipe: Mapping[str, Any]) -> None:
+        """Write `recipe` to the run's recipe.yaml."""
         text = yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True)
         write_atomically(self.path / "recipe.yaml", text.encode())
 

@@ -32,7 +32,21 @@ def ramp(steps: Steps, *, duration: float, delay: float = 0.0) -> NDArray[np.flo
 def kl_weight(
     steps: Steps, settings: ObjectiveSettings, steps_per_epoch: int, full_weight: float
 ) -> NDArray[np.float64]:
-    """Weight of the divergences at each step: its floor, a linear rise, then `full_weight`."""
+    r"""Weight of the divergences at each step: its floor, a linear rise, then `full_weight`.
+
+    .. math:: w(t) = \beta \max(f, \min(1, \max(0, (t - D) / W)))
+
+    with f = `warmup_floor`, and D and W the steps of `delay_epochs` and `warmup_epochs`; for W = 0
+    a jump at D.
+
+    Args:
+        steps: (steps,), counted from 0 over the whole training.
+        settings: delay and warm-up in epochs, floor as a share of β.
+        full_weight: β (`ObjectiveSettings.full_weight`).
+
+    Returns:
+        (steps,).
+    """
     risen = ramp(
         steps,
         duration=settings.warmup_epochs * steps_per_epoch,
@@ -44,7 +58,25 @@ def kl_weight(
 def learning_rate(
     steps: Steps, settings: TrainingSettings, steps_per_epoch: int
 ) -> NDArray[np.float64]:
-    """Learning rate at each step."""
+    r"""Learning rate at each step.
+
+    .. math:: r(t) = r_{max}\, c(t)\, \min(1, (t + 1) / W)
+
+    with W the steps of `lr_warmup_epochs` (for 0 there is no such factor), and c by `schedule`, in
+    which s rises from 0 to 1 over `decay_epochs`, after `decay_delay_epochs`, and
+    f = `final_fraction`:
+
+    - "constant": 1;
+    - "linear": f + (1 - f) (1 - s);
+    - "cosine": f + (1 - f) (1 + cos(π s)) / 2;
+    - "burda": 10^(-i/7) for 3^i passes, i = 0..7 (Burda et al. 2016, section 5), then as at last.
+
+    Args:
+        steps: (steps,), counted from 0 over the whole training.
+
+    Returns:
+        (steps,).
+    """
     epochs = np.asarray(steps, dtype=np.float64) / steps_per_epoch
     rate = settings.learning_rate * _decay(epochs, settings)
     if settings.lr_warmup_epochs > 0:

@@ -51,6 +51,11 @@ class GumbelSoftmaxGuide(VectorQuantizerGuide):
         self.mode = Moded()
 
     def posterior(self, site: Site, features: Array) -> RelaxedCodes:
+        """Codes by their distances, maps (n, d, h, w): relaxed in training, else hard.
+
+        Raises:
+            UsageError: in training, a prior over hard codes alone.
+        """
         codebook = site.context
         z = codebook.bound(features)
         is_learning = not self.mode.use_running_average

@@ -63,11 +63,12 @@ class MeanFieldGuide(Guide):
         return self.messages(self.tower(x))
 
     def messages(self, features: list[Array]) -> dict[str, tuple[Array, Array]]:
-        """What `encode` gives, from the tower's features."""
+        """What `encode` gives, from the tower's features [d_1, …, d_L]."""
         return {
             site: head(d) for site, head, d in zip(self.order, self.heads, features, strict=True)
         }
 
     def posterior(self, site: Site, features: dict[str, tuple[Array, Array]]) -> Any:
+        """Normal (n, *event_shape): the image's message, whatever the latents above."""
         loc, variance = features[site.name]
         return dist.Normal(loc, jnp.sqrt(variance))

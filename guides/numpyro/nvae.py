@@ -99,6 +99,7 @@ class NVAEGuide(Guide):
         return dict(zip(self.order, self.tower(model.seen(x)), strict=True))
 
     def posterior(self, site: Site, features: dict[str, Array]) -> Any:
+        """Normal maps (n, latent, h, w), residual below the top if wanted; flows behind them."""
         index = self.order.index(site.name)
         h = channels_last(features[site.name])
         if index:

@@ -62,6 +62,7 @@ class ResidualNormalGuide(MeanFieldGuide):
     """
 
     def posterior(self, site: Site, features: dict[str, tuple[Array, Array]]) -> Any:
+        """The prior (n, *event_shape), shifted and rescaled by the image's message."""
         check_normal(self, site)
         shift, variance = features[site.name]
         return ResidualNormal(site.prior, shift, jnp.sqrt(variance))

@@ -87,6 +87,7 @@ class VectorQuantizerGuide(Guide):
         return found
 
     def posterior(self, site: Site, features: Array) -> NearestCode:
+        """The nearest codes, (n, d, h, w); in training their codebook learns, with penalties."""
         codebook = site.context
         return quantised(site.name, codebook, codebook.bound(features), self.commitment)
 

@@ -125,6 +125,7 @@ class VeryDeepGuide(Guide):
         return self.tower((255 * x - self.input_mean) / self.input_scale)
 
     def posterior(self, site: Site, features: dict[int, Array]) -> Any:
+        """Normal maps (n, latent, side, side) from the state and the tower's map of that size."""
         index = self.order.index(site.name)
         seen = features[self.pyramid.places[index].resolution]
         state = site.context.transpose(0, 2, 3, 1)

@@ -49,6 +49,11 @@ class GumbelSoftmaxGuide(VectorQuantizerGuide):
         self.temperature = temperature
 
     def posterior(self, site: Site, features: Tensor) -> RelaxedCodes:
+        """Codes by their distances, maps (n, d, h, w): relaxed in training, else hard.
+
+        Raises:
+            UsageError: in training, a prior over hard codes alone.
+        """
         codebook = site.context
         z = codebook.bound(in_full(features))
         is_learning = self.training

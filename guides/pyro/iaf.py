@@ -179,6 +179,7 @@ class IAFGuide(Guide):
         return self.base.messages(features), contexts
 
     def posterior(self, site: Site, features: tuple[Any, dict[str, Tensor]]) -> Any:
+        """The base's Normal through the site's flows: batch shape (n,), event shape the site's."""
         messages, contexts = features
         normal = self.base.posterior(site, messages).to_event(len(site.event_shape))
         nets: Any = self.flows[self.order.index(site.name)]

@@ -75,6 +75,7 @@ class InpaintingGuide(Guide):
         return ()
 
     def posterior(self, site: Site, features: Any) -> Any:
+        """Normal maps (n, latent, h, w): residual, or with loc and scale of their own."""
         i = self.order.index(site.name)
         loc, variance = self.heads[i](self.blocks[i](site.context))
         if self.residual:

@@ -30,6 +30,7 @@ class LadderGuide(MeanFieldGuide):
     """
 
     def posterior(self, site: Site, features: dict[str, tuple[Tensor, Tensor]]) -> Any:
+        """Normal (n, *event_shape): the message times the prior; on top the message alone."""
         if site.name == self.order[-1]:
             return super().posterior(site, features)
         check_normal(self, site)

@@ -57,11 +57,12 @@ class MeanFieldGuide(Guide):
         return self.messages(self.tower(x))
 
     def messages(self, features: list[Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-        """What `encode` gives, from the tower's features."""
+        """What `encode` gives, from the tower's features [d_1, …, d_L]."""
         return {
             site: head(d) for site, head, d in zip(self.order, self.heads, features, strict=True)
         }
 
     def posterior(self, site: Site, features: dict[str, tuple[Tensor, Tensor]]) -> Any:
+        """Normal (n, *event_shape): the image's message, whatever the latents above."""
         loc, variance = features[site.name]
         return dist.Normal(loc, variance.sqrt())

@@ -30,4 +30,5 @@ class NoLatentsGuide(Guide):
             )
 
     def posterior(self, site: Site, features: Any) -> NoReturn:
+        """Refused with UsageError: there was no site when the guide was built."""
         raise UsageError(f"NoLatentsGuide: site {site.name} appeared after the guide was built")

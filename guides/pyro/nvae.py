@@ -88,6 +88,7 @@ class NVAEGuide(Guide):
         return dict(zip(self.order, self.tower(model.seen(x)), strict=True))
 
     def posterior(self, site: Site, features: dict[str, Tensor]) -> Any:
+        """Normal maps (n, latent, h, w), residual below the top if wanted; flows behind them."""
         index = self.order.index(site.name)
         h = features[site.name]
         if index:

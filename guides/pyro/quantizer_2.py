@@ -76,6 +76,7 @@ class VectorQuantizer2Guide(Guide):
         return h, self.upper(h)
 
     def posterior(self, site: Site, features: tuple[Tensor, Tensor]) -> NearestCode:
+        """The nearest codes of one map, (n, d, h, w); those of z1 by the codes of z2 too."""
         codebook, above = site.context
         h, z = features
         if site.name == "z1":

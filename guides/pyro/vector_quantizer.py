@@ -84,6 +84,7 @@ class VectorQuantizerGuide(Guide):
         return found
 
     def posterior(self, site: Site, features: Tensor) -> NearestCode:
+        """The nearest codes, (n, d, h, w); in training their codebook learns, with penalties."""
         codebook = site.context
         return quantised(site.name, codebook, codebook.bound(in_full(features)), self.commitment)
 

@@ -113,6 +113,7 @@ class VeryDeepGuide(Guide):
         return self.tower((255 * x - self.input_mean) / self.input_scale)
 
     def posterior(self, site: Site, features: dict[int, Tensor]) -> Any:
+        """Normal maps (n, latent, side, side) from the state and the tower's map of that size."""
         index = self.order.index(site.name)
         seen = features[self.pyramid.places[index].resolution]
         head = in_full(self.heads[index](torch.cat([site.context, seen], 1)))

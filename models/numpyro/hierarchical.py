@@ -41,6 +41,7 @@ class Group(nnx.Module):
         self.head = GaussianHead(widths[-1], (latent,), rngs=rngs)
 
     def prior(self, h: Array) -> dist.Distribution:
+        """p(z_l | z_{l+1}), (n, latent), by what `mlp` makes of z_{l+1}: h (n, widths[-1])."""
         loc, variance = self.head(h)
         return dist.Normal(loc, jnp.sqrt(variance)).to_event(1)
 

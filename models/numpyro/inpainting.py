@@ -52,6 +52,7 @@ class Extractor(nnx.Module):
         )
 
     def __call__(self, x: Array) -> list[Array]:
+        """[(n, channels[l], h / 2^l, w / 2^l)] of x (n, num_inputs, h, w), sides rounded up."""
         maps: list[Array] = []
         for block in self.blocks:
             x = block(x)
@@ -70,11 +71,20 @@ class InpaintingGroup(nnx.Module):
         self.rise = MapBlock(width + below, below, rngs=rngs, **block)
 
     def prior(self, h: Array) -> dist.Distribution:
+        """p(z_l | z_{>l}, k, m), maps (n, latent, h, w), from the state h (n, width, h, w)."""
         loc, variance = self.head(h)
         return dist.Normal(loc, jnp.sqrt(variance)).to_event(3)
 
     def onwards(self, h: Array, z: Array, skip: Array) -> Array:
-        """The latent fed back, then upsampling and the masked image's map of that size."""
+        """The latent fed back, then upsampling and the masked image's map of that size.
+
+        Args:
+            h: (n, width, h, w), the state; z: (n, latent, h, w).
+            skip: (n, below, h', w'), the masked image's map a level below.
+
+        Returns:
+            (n, below, h', w'), the state there.
+        """
         h = self.merge(jnp.concatenate([h, z], axis=1))
         size = (skip.shape[2], skip.shape[3])
         return self.rise(jnp.concatenate([upsample(h, size), skip], axis=1))
@@ -188,7 +198,16 @@ class InpaintingVAE(nnx.Module):
             return numpyro.sample("x", net.completed(h, image, told, mask), obs=x)
 
     def completed(self, h: Array, image: Array, told: Array, mask: Array) -> Any:
-        """The image's distribution, from the decoder's last maps."""
+        """The image's distribution, from the decoder's last maps.
+
+        Args:
+            h: (n, channels[0], h, w).
+            image, told, mask: as of `read`.
+
+        Returns:
+            Of images with condition and mask, (n, c + condition + 1, h, w): it scores the missing
+            pixels.
+        """
         shown = jnp.concatenate([told, mask], axis=1)
         if self.pixels is not None:
             return CompletedPixels(self.pixels, self.likelihood, h, image, shown)
@@ -196,7 +215,16 @@ class InpaintingVAE(nnx.Module):
         return CompletedImage(unwrapped(self.likelihood(parameters)), image, shown)
 
     def read(self, image: Array, told: Array, mask: Array, both: bool) -> tuple[Any, Any]:
-        """Maps of the masked image, and of the whole one if wanted, from one pass."""
+        """Maps of the masked image, and of the whole one if wanted, from one pass.
+
+        Args:
+            image: (n, c, h, w); told: (n, condition, h, w), the vector's maps.
+            mask: (n, 1, h, w), 1 where known.
+            both: whether the whole image is wanted.
+
+        Returns:
+            (maps, maps or None), as `Extractor` gives them.
+        """
         masked = jnp.concatenate([image * mask, told, mask], axis=1)
         if not both:
             return self.extractor(masked), None

@@ -47,7 +47,7 @@ class Group(nnx.Module):
         self.latent_channels = latent_channels
 
     def prior(self, h: Array) -> dist.Distribution:
-        """Of z given the state (n, height, width, channels); the top one is fixed."""
+        """Of z (n, latent, h, w) given the state (n, h, w, channels); the top one is fixed."""
         if self.head is None:
             zero = jnp.zeros((len(h), self.latent_channels, *h.shape[1:3]), h.dtype)
             return ClampedNormal(zero, zero).to_event(3)
@@ -55,7 +55,7 @@ class Group(nnx.Module):
         return ClampedNormal(raw_loc, raw_scale).to_event(3)
 
     def merge(self, h: Array, z: Array) -> Array:
-        """The state with the draw taken in."""
+        """The state (n, h, w, channels) with the draw (n, latent, h, w) taken in."""
         state: Array = self.combine(jnp.concatenate([h, channels_last(z)], -1))
         return state
 

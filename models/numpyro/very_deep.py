@@ -51,13 +51,20 @@ class Group(nnx.Module):
         )  # fmt: skip
 
     def prior(self, h: Array) -> tuple[dist.Distribution, Array]:
-        """Of z given the state (n, side, side, channels); and what the state gains besides z."""
+        """Of z given the state, and what the state gains besides z.
+
+        Args:
+            h: (n, side, side, channels).
+
+        Returns:
+            (Normal maps (n, latent, side, side); increment as h).
+        """
         latent = self.latent_channels
         loc, log_scale, increment = jnp.split(self.prior_net(h), (latent, 2 * latent), -1)
         return MapNormal(loc, jnp.exp(log_scale)).to_event(3), increment
 
     def merge(self, h: Array, z: Array) -> Array:
-        """The state with the draw taken in."""
+        """The state (n, side, side, channels) with the draw (n, latent, side, side) taken in."""
         state: Array = self.residual(h + self.project(channels_last(z)))
         return state
 

@@ -32,6 +32,7 @@ class Group(nn.Module):
         self.head = GaussianHead(widths[-1], (latent,))
 
     def prior(self, h: Tensor) -> dist.Distribution:
+        """p(z_l | z_{l+1}), (n, latent), by what `mlp` makes of z_{l+1}: h (n, widths[-1])."""
         loc, variance = self.head(h)
         return dist.Normal(loc, variance.sqrt()).to_event(1)
 

@@ -46,6 +46,7 @@ class Extractor(nn.Module):
         )
 
     def forward(self, x: Tensor) -> list[Tensor]:
+        """[(n, channels[l], h / 2^l, w / 2^l)] of x (n, num_inputs, h, w), sides rounded up."""
         maps: list[Tensor] = []
         for block in self.blocks:
             x = block(x)
@@ -63,11 +64,20 @@ class InpaintingGroup(nn.Module):
         self.rise = MapBlock(width + below, below, **block)
 
     def prior(self, h: Tensor) -> dist.Distribution:
+        """p(z_l | z_{>l}, k, m), maps (n, latent, h, w), from the state h (n, width, h, w)."""
         loc, variance = self.head(h)
         return dist.Normal(loc, variance.sqrt()).to_event(3)
 
     def onwards(self, h: Tensor, z: Tensor, skip: Tensor) -> Tensor:
-        """The latent fed back, then upsampling and the masked image's map of that size."""
+        """The latent fed back, then upsampling and the masked image's map of that size.
+
+        Args:
+            h: (n, width, h, w), the state; z: (n, latent, h, w).
+            skip: (n, below, h', w'), the masked image's map a level below.
+
+        Returns:
+            (n, below, h', w'), the state there.
+        """
         h = self.merge(torch.cat([h, z], 1))
         size = (skip.shape[2], skip.shape[3])
         return self.rise(torch.cat([upsample(h, size), skip], 1))
@@ -169,7 +179,16 @@ class InpaintingVAE(nn.Module):
             return pyro.sample("x", net.completed(h, image, told, mask), obs=x)
 
     def completed(self, h: Tensor, image: Tensor, told: Tensor, mask: Tensor) -> Any:
-        """The image's distribution, from the decoder's last maps."""
+        """The image's distribution, from the decoder's last maps.
+
+        Args:
+            h: (n, channels[0], h, w).
+            image, told, mask: as of `read`.
+
+        Returns:
+            Of images with condition and mask, (n, c + condition + 1, h, w): it scores the missing
+            pixels.
+        """
         shown = torch.cat([told, mask], 1)
         if self.pixels is not None:
             return CompletedPixels(self.pixels, self.likelihood, h, image, shown)
@@ -177,7 +196,16 @@ class InpaintingVAE(nn.Module):
         return CompletedImage(unwrapped(self.likelihood(parameters)), image, shown)
 
     def read(self, image: Tensor, told: Tensor, mask: Tensor, both: bool) -> tuple[Any, Any]:
-        """Maps of the masked image, and of the whole one if wanted, from one pass."""
+        """Maps of the masked image, and of the whole one if wanted, from one pass.
+
+        Args:
+            image: (n, c, h, w); told: (n, condition, h, w), the vector's maps.
+            mask: (n, 1, h, w), 1 where known.
+            both: whether the whole image is wanted.
+
+        Returns:
+            (maps, maps or None), as `Extractor` gives them.
+        """
         masked = torch.cat([image * mask, told, mask], 1)
         if not both:
             return self.extractor(masked), None

@@ -42,7 +42,7 @@ class Group(nn.Module):
         self.latent_channels = latent_channels
 
     def prior(self, h: Tensor) -> dist.Distribution:
-        """Of z given the state (n, channels, height, width); the top one is fixed."""
+        """Of z (n, latent, h, w) given the state (n, channels, h, w); the top one is fixed."""
         if self.head is None:
             zero = h.new_zeros(()).expand(len(h), self.latent_channels, *h.shape[2:])
             return ClampedNormal(zero, zero).to_event(3)
@@ -50,7 +50,7 @@ class Group(nn.Module):
         return ClampedNormal(raw_loc, raw_scale).to_event(3)
 
     def merge(self, h: Tensor, z: Tensor) -> Tensor:
-        """The state with the draw taken in."""
+        """The state (n, channels, h, w) with the draw (n, latent, h, w) taken in."""
         state: Tensor = self.combine(torch.cat([h, z], 1))
         return state
 

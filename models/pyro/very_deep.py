@@ -47,13 +47,20 @@ class Group(nn.Module):
         )
 
     def prior(self, h: Tensor) -> tuple[dist.Distribution, Tensor]:
-        """Of z given the state (n, channels, side, side); and what the state gains besides z."""
+        """Of z given the state, and what the state gains besides z.
+
+        Args:
+            h: (n, channels, side, side).
+
+        Returns:
+            (Normal maps (n, latent, side, side); increment as h).
+        """
         head, increment = self.prior_net(h).tensor_split((2 * self.latent_channels,), 1)
         loc, log_scale = in_full(head).chunk(2, 1)
         return dist.Normal(loc, log_scale.exp()).to_event(3), increment
 
     def merge(self, h: Tensor, z: Tensor) -> Tensor:
-        """The state with the draw taken in."""
+        """The state (n, channels, side, side) with the draw (n, latent, side, side) taken in."""
         state: Tensor = self.residual(h + self.project(z))
         return state
 

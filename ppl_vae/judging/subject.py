@@ -65,6 +65,7 @@ class Subject:
 
     @property
     def pair(self) -> tuple[Any, Any]:
+        """(model, guide)."""
         return self.model, self.guide
 
     @property
