@@ -13,7 +13,7 @@ import numpyro.distributions as dist
 from flax import nnx
 from jax import Array
 
-from ppl_vae.architecture import check_batch
+from ppl_vae.checks import check_batch
 from ppl_vae.numpyro import Guide, Site, bind
 
 

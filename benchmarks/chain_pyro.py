@@ -18,7 +18,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from ppl_vae.architecture import check_batch
+from ppl_vae.checks import check_batch
 from ppl_vae.pyro import Guide, Site, bind
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ppl_vae import recipes
-from ppl_vae.architecture import check_masks_taken
+from ppl_vae.checks import check_masks_taken
 from ppl_vae.errors import TrainingError, UsageError
 from ppl_vae.recipes import Recipe
 from ppl_vae.typed import room

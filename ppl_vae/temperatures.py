@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
-from ppl_vae.architecture import natural
+from ppl_vae.checks import natural
 from ppl_vae.errors import UsageError, nearest
 
 Temperature: TypeAlias = float | Sequence[float] | Mapping[str, float]

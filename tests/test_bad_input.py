@@ -16,7 +16,7 @@ import yaml
 from safetensors.numpy import save
 
 from ppl_vae import cli, runs
-from ppl_vae.architecture import check_masks_taken
+from ppl_vae.checks import check_masks_taken
 from ppl_vae.data import Images
 from ppl_vae.errors import UsageError, nearest
 from ppl_vae.recipes import RECIPES

@@ -27,7 +27,8 @@ import numpyro.distributions as dist
 from flax import nnx
 from jax import Array
 
-from ppl_vae.architecture import Architecture, check_batch, check_levels
+from ppl_vae.architecture import Architecture
+from ppl_vae.checks import check_batch, check_levels
 from ppl_vae.numpyro.bind import bind
 from ppl_vae.numpyro.completed import CompletedImage, CompletedPixels
 from ppl_vae.numpyro.distributions import unwrapped

@@ -20,7 +20,7 @@ import numpyro.distributions as dist
 from flax import nnx
 from jax import Array, random
 
-from ppl_vae.architecture import check_batch
+from ppl_vae.checks import check_batch
 from ppl_vae.numpyro.bind import bind
 from ppl_vae.numpyro.clamped import ClampedNormal
 from ppl_vae.numpyro.likelihoods import Likelihood

@@ -22,7 +22,8 @@ import numpyro.distributions as dist
 from flax import nnx
 from jax import Array
 
-from ppl_vae.architecture import Architecture, check_batch, check_latents
+from ppl_vae.architecture import Architecture
+from ppl_vae.checks import check_batch, check_latents
 from ppl_vae.numpyro.autoregressive import Autoregressive
 from ppl_vae.numpyro.bind import bind
 from ppl_vae.numpyro.distributions import standard_normal

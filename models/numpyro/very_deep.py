@@ -22,7 +22,7 @@ import numpyro.distributions as dist
 from flax import nnx
 from jax import Array
 
-from ppl_vae.architecture import check_batch
+from ppl_vae.checks import check_batch
 from ppl_vae.errors import UsageError
 from ppl_vae.numpyro.bind import bind
 from ppl_vae.numpyro.likelihoods import Likelihood

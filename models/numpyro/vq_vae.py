@@ -19,7 +19,8 @@ from flax import nnx
 from jax import Array
 from numpyro.distributions import constraints
 
-from ppl_vae.architecture import Architecture, check_batch
+from ppl_vae.architecture import Architecture
+from ppl_vae.checks import check_batch
 from ppl_vae.errors import UsageError
 from ppl_vae.numpyro.bind import bind
 from ppl_vae.numpyro.codes import Codes, autoregressive_codes

@@ -25,7 +25,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from ppl_vae.architecture import Architecture, check_batch, check_levels
+from ppl_vae.architecture import Architecture
+from ppl_vae.checks import check_batch, check_levels
 from ppl_vae.pyro.bind import bind
 from ppl_vae.pyro.completed import CompletedImage, CompletedPixels
 from ppl_vae.pyro.distributions import unwrapped

@@ -20,7 +20,8 @@ import pyro.distributions as dist
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ppl_vae.architecture import Architecture, check_batch, check_latents
+from ppl_vae.architecture import Architecture
+from ppl_vae.checks import check_batch, check_latents
 from ppl_vae.pyro.autoregressive import Autoregressive
 from ppl_vae.pyro.bind import bind
 from ppl_vae.pyro.distributions import standard_normal

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import pyro
 from torch import Tensor, nn
 
-from ppl_vae.architecture import Architecture, check_batch, check_latents
+from ppl_vae.architecture import Architecture
+from ppl_vae.checks import check_batch, check_latents
 from ppl_vae.pyro.bind import bind
 from ppl_vae.pyro.distributions import standard_normal
 from ppl_vae.pyro.likelihoods import Likelihood

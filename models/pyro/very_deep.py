@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ppl_vae.architecture import check_batch
+from ppl_vae.checks import check_batch
 from ppl_vae.errors import UsageError
 from ppl_vae.pyro.bind import bind
 from ppl_vae.pyro.likelihoods import Likelihood

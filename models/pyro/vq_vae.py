@@ -18,7 +18,8 @@ import torch
 from pyro.distributions import constraints
 from torch import Tensor, nn
 
-from ppl_vae.architecture import Architecture, check_batch
+from ppl_vae.architecture import Architecture
+from ppl_vae.checks import check_batch
 from ppl_vae.errors import UsageError
 from ppl_vae.pyro.bind import bind
 from ppl_vae.pyro.codes import Codes, autoregressive_codes

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from models.pyro.code_prior_2 import TwoPriors
-from ppl_vae.architecture import Architecture, check_batch
+from ppl_vae.architecture import Architecture
+from ppl_vae.checks import check_batch
 from ppl_vae.pyro.bind import bind
 from ppl_vae.pyro.codes import Codes
 from ppl_vae.pyro.likelihoods import Likelihood

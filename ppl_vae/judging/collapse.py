@@ -18,7 +18,7 @@ from evaluation import bits_back, mutual_information
 from evaluation.comparison import Number, Row
 from evaluation.latent_figures import side_by_side
 from evaluation.page import Chapter, Picture, Table
-from ppl_vae.architecture import natural
+from ppl_vae.checks import natural
 from ppl_vae.errors import UsageError
 from ppl_vae.judging.subject import Finding, Subject
 

@@ -18,7 +18,7 @@ from evaluation import active_units, linear_probe, principal_components, purity,
 from evaluation.comparison import Number, Row
 from evaluation.latent_figures import activity, codes_by_label, image_rows, unit_divergences
 from evaluation.page import Chapter, Picture, Table
-from ppl_vae.architecture import natural
+from ppl_vae.checks import natural
 from ppl_vae.errors import UsageError
 from ppl_vae.judging.subject import Finding, Subject
 

@@ -23,7 +23,7 @@ from jax import Array, random
 from numpyro import handlers
 from numpyro.infer.autoguide import AutoGuide
 
-from ppl_vae.architecture import check_images
+from ppl_vae.checks import check_images
 from ppl_vae.errors import UsageError, nearest
 from ppl_vae.numpyro.bind import SiteRecorder, StateRecorder, fresh
 from ppl_vae.numpyro.data import DeviceImages

@@ -6,7 +6,7 @@ __all__ = ["check_batch_size", "check_num_samples", "check_pair", "check_sites",
 
 from typing import Any
 
-from ppl_vae.architecture import check_cover, natural
+from ppl_vae.checks import check_cover, natural
 from ppl_vae.errors import UsageError
 from ppl_vae.numpyro.asking import batch_norms, keeps_order
 from ppl_vae.numpyro.guide import Guide, latent_sites

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ppl_vae.architecture import natural
+from ppl_vae.checks import natural
 from ppl_vae.codebooks import check_codes
 from ppl_vae.errors import UsageError
 from ppl_vae.numpyro.distributions import unwrapped

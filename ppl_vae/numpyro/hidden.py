@@ -28,7 +28,7 @@ from numpyro import handlers
 from numpyro.infer import HMC, MCMC
 from numpyro.primitives import Messenger
 
-from ppl_vae.architecture import check_chain, check_shares
+from ppl_vae.checks import check_chain, check_shares
 from ppl_vae.data.images import Images
 from ppl_vae.errors import UsageError
 from ppl_vae.numpyro.asking import asked, running

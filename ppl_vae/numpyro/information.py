@@ -18,7 +18,7 @@ from jax import Array, random
 from numpyro import handlers
 from numpyro.distributions.kl import kl_divergence
 
-from ppl_vae.architecture import divergent
+from ppl_vae.checks import divergent
 from ppl_vae.errors import UsageError
 from ppl_vae.numpyro.asking import asked, keeps_order, prepared, running
 from ppl_vae.numpyro.bind import bind

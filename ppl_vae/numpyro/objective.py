@@ -25,7 +25,7 @@ from numpyro.distributions.kl import kl_divergence
 from numpyro.distributions.util import scale_and_mask
 from numpyro.infer import TraceMeanField_ELBO
 
-from ppl_vae.architecture import check_cover
+from ppl_vae.checks import check_cover
 from ppl_vae.errors import UsageError
 from ppl_vae.numpyro.bind import StateRecorder
 from ppl_vae.numpyro.distributions import unwrapped

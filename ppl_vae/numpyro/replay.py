@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array, random
 from numpyro import handlers
 
-from ppl_vae.architecture import check_cover
+from ppl_vae.checks import check_cover
 from ppl_vae.errors import UsageError
 from ppl_vae.numpyro.asking import asked, prepared, running
 from ppl_vae.numpyro.distributions import unwrapped

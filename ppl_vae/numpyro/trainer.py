@@ -17,7 +17,7 @@ from jax import Array, lax, random
 from numpyro import handlers
 
 from ppl_vae import loop
-from ppl_vae.architecture import check_images
+from ppl_vae.checks import check_images
 from ppl_vae.errors import UsageError
 from ppl_vae.numpyro.asking import keeps_order
 from ppl_vae.numpyro.bfloat16 import in_bfloat16

@@ -19,7 +19,7 @@ from jax import Array
 from numpyro import handlers
 from numpyro.primitives import Messenger
 
-from ppl_vae.architecture import check_held, check_pairs, check_units
+from ppl_vae.checks import check_held, check_pairs, check_units
 from ppl_vae.errors import UsageError
 from ppl_vae.numpyro.asking import asked, keeps_order, prepared, running
 from ppl_vae.numpyro.guide import latent_sites

@@ -24,7 +24,7 @@ from pyro.infer.autoguide import AutoGuide
 from pyro.infer.autoguide.effect import AutoMessenger
 from torch import Tensor, nn
 
-from ppl_vae.architecture import check_images
+from ppl_vae.checks import check_images
 from ppl_vae.errors import UsageError, nearest
 from ppl_vae.pyro.data import DeviceImages
 from ppl_vae.pyro.guide import Guide, quiet

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ppl_vae.architecture import natural
+from ppl_vae.checks import natural
 from ppl_vae.codebooks import check_codes
 from ppl_vae.errors import UsageError
 from ppl_vae.pyro.asking import asked

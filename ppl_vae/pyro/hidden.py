@@ -28,7 +28,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import prune_subsample_sites, site_is_subsample
 from torch import Tensor
 
-from ppl_vae.architecture import check_chain, check_shares
+from ppl_vae.checks import check_chain, check_shares
 from ppl_vae.data.images import Images
 from ppl_vae.errors import UsageError
 from ppl_vae.pyro.asking import asked

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 from torch.utils import _pytree as pytree
 
-from ppl_vae.architecture import divergent
+from ppl_vae.checks import divergent
 from ppl_vae.errors import UsageError
 from ppl_vae.pyro.asking import asked, keeps_order
 from ppl_vae.pyro.densities import repeated

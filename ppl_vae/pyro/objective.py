@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 from torch.utils import _pytree as pytree
 
-from ppl_vae.architecture import check_cover
+from ppl_vae.checks import check_cover
 from ppl_vae.errors import UsageError
 from ppl_vae.pyro.distributions import unwrapped
 from ppl_vae.pyro.guide import Guide

@@ -16,7 +16,7 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from ppl_vae.architecture import check_cover
+from ppl_vae.checks import check_cover
 from ppl_vae.errors import UsageError
 from ppl_vae.pyro.asking import asked
 from ppl_vae.pyro.distributions import unwrapped

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ppl_vae import loop
-from ppl_vae.architecture import check_images
+from ppl_vae.checks import check_images
 from ppl_vae.data.reading import shuffled
 from ppl_vae.errors import UsageError
 from ppl_vae.pyro.asking import keeps_order

@@ -18,7 +18,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from ppl_vae.architecture import check_held, check_pairs, check_units
+from ppl_vae.checks import check_held, check_pairs, check_units
 from ppl_vae.errors import UsageError
 from ppl_vae.pyro.asking import asked, keeps_order
 from ppl_vae.pyro.guide import latent_sites
