@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["at_home", "begin", "check_epochs", "data_of", "go_on", "load_data"]
+__all__ = ["at_home", "begin", "check_goes_on", "data_of", "go_on", "load_data"]
 
 import os
 import shlex
@@ -97,7 +97,7 @@ def go_on(run: Run, recipe: Recipe | None = None, callbacks: Callbacks = ()) -> 
                 f"{key}: cannot change with --resume, training.epochs and evaluation alone may: "
                 "leave it as it was, or train into another folder"
             )
-    check_epochs(run, recipe)
+    check_goes_on(run, recipe)
     ranks = room(run.ppl).ranks
     ranks.join(recipe.training)
     data = data_of(run, recipe)
@@ -117,8 +117,13 @@ def _pair(recipe: Recipe, ppl: str, data: Dataset) -> tuple[Any, Any]:
     return pair
 
 
-def check_epochs(run: Run, recipe: Recipe) -> None:
-    """UsageError where a run has come further than it is asked to."""
+def check_goes_on(run: Run, recipe: Recipe) -> None:
+    """UsageError where a run cannot go on, or has come further than it is asked to."""
+    if run.last is not None and not (run.last / "optimizer.safetensors").exists():
+        raise UsageError(
+            f"{run.path}: expected a run that was trained here, came weights alone, converted or "
+            "with a learned prior: train a recipe of your own"
+        )
     done = run.epochs
     if recipe.training.epochs < done:
         raise UsageError(

@@ -84,17 +84,18 @@ def history_of(rows: list[dict[str, Any]], sites: tuple[str, ...]) -> xr.Dataset
     """The Dataset of epochs' rows.
 
     Args:
-        rows: {"epoch" | "step" | a variable: value} of each epoch, all with the same variables.
+        rows: {"epoch" | "step" | a variable: value} of each epoch; NaN stands for a variable that
+            some epochs lack, as those of a run that another version began.
         sites: latent ones, z1 first.
 
     Returns:
         See the module's docstring; each variable tells its unit.
     """
-    names = [name for name in UNITS if rows and name in rows[0]]
+    names = [name for name in UNITS if any(name in row for row in rows)]
     data = {
         name: (
             DIMS.get(name, ("step",)),
-            np.array([row[name] for row in rows]),
+            _column(rows, name),
             {"units": UNITS[name], "long_name": name.replace("_", " ")},
         )
         for name in names
@@ -106,6 +107,11 @@ def history_of(rows: list[dict[str, Any]], sites: tuple[str, ...]) -> xr.Dataset
         "bound": ["lowest", "highest"],
     }
     return xr.Dataset(data, coords)
+
+
+def _column(rows: list[dict[str, Any]], name: str) -> np.ndarray:
+    blank = next(np.full(np.shape(row[name]), np.nan) for row in rows if name in row)
+    return np.array([row.get(name, blank) for row in rows])
 
 
 def rows_of(history: xr.Dataset) -> list[dict[str, Any]]:

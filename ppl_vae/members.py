@@ -49,7 +49,7 @@ def epochs_of(folder: Path) -> int:
     from ppl_vae.runs import Run
 
     try:
-        return Run.open(folder).epochs
+        return int(Run.open(folder).history["epoch"][-1])
     except UsageError:  # none, or not one
         return 0
 

@@ -82,6 +82,7 @@ def protocol(
         "binarisation": binarisation.format(recipe["data"].get("seed", 0)),
         "images": f"the first {told['num_images']} of the split",
         "bound": f"L_{samples}: {samples} importance samples an image, from the guide",
+        "recipe's changes": told.get("changes"),
         "model": _named(recipe["model"]),
         "guide": _named(recipe["guide"]),
         "PPL": told.get("ppl", subject.ppl),

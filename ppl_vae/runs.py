@@ -172,6 +172,7 @@ class Run:
         if fcntl is None:
             yield
             return
+        self.path.mkdir(parents=True, exist_ok=True)
         folder = os.open(self.path, os.O_RDONLY)
         try:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -242,7 +243,14 @@ class Run:
     def epochs(self) -> int:
         """Whole epochs that the last checkpoint holds; 0 without one."""
         folder = self.last
-        return 0 if folder is None else int(read_tree(folder / "state.json")["epoch"])
+        if folder is None:
+            return 0
+        try:
+            return int(read_tree(folder / "state.json")["epoch"])
+        except UsageError:
+            if self.last == folder:
+                raise
+            return self.epochs  # a run at work has put the next in its place
 
     def restore(self, shown: bool = True) -> Checkpoint | None:
         """The last whole checkpoint with everything in it, or None; its history is the run's.

@@ -258,7 +258,7 @@ def _begun(
             f"{folder}: begun on the codes of another codebook: leave --resume out, and train into "
             "another folder"
         )
-    experiment.check_epochs(run, stage)
+    experiment.check_goes_on(run, stage)
     with run.at_work():
         run.write_recipe(stage.to_dict())
     return run

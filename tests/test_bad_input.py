@@ -474,6 +474,15 @@ def test_checkpoint_that_is_gone(fails: Fails, run: Path) -> None:
     assert "checkpoint" in fails("train", "--out", run, "--resume", "--set", "training.epochs=3")
 
 
+def test_weights_alone_cannot_be_trained_on(fails: Fails, run: Path) -> None:
+    """As those that `convert` leaves."""
+    (checkpoint(run) / "optimizer.safetensors").unlink()
+    before = contents(run)
+    line = fails("train", "--out", run, "--resume", "--set", "training.epochs=3")
+    assert "expected a run that was trained here, came weights alone" in line
+    assert contents(run) == before
+
+
 def test_run_that_another_process_trains(fails: Fails, run: Path) -> None:
     """The lock goes with the process that has it, even if that is killed."""
     code = f"from ppl_vae.runs import Run; import time\nwith Run({str(run)!r}).at_work():\n"

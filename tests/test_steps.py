@@ -17,6 +17,7 @@ from zoo import Case, images, room, side
 
 from ppl_vae.data.images import Images
 from ppl_vae.errors import TrainingError, UsageError
+from ppl_vae.histories import history_of, rows_of
 from ppl_vae.runs import Run
 from ppl_vae.settings import ObjectiveSettings
 
@@ -70,6 +71,18 @@ def moments(steps: int, first: float, decay: float) -> list[tuple[float, float]]
 )
 def test_optimisers_step_by_formula(ppl: str, settings: dict[str, Any], expected: float) -> None:
     assert theta(ppl, **settings) == pytest.approx(expected, rel=2e-5)
+
+
+def test_history_of_epochs_that_lack_a_variable() -> None:
+    """A run begun by a version that kept more: NaN where an epoch has none, back and forth."""
+    rows = [{"epoch": i, "step": i, "elbo": -1.0, "kl": np.ones(2)} for i in (1, 2)]
+    rows[0]["active_units_kl"] = np.array([3.0, 1.0])
+    history = history_of(rows, ("z1", "z2"))
+    expected = [[3.0, 1.0], [np.nan, np.nan]]
+    np.testing.assert_array_equal(history["active_units_kl"], expected)
+    np.testing.assert_array_equal(
+        history_of(rows_of(history), ("z1", "z2"))["active_units_kl"], expected
+    )
 
 
 def test_history_of_known_steps(ppl: str) -> None:

@@ -320,9 +320,10 @@ def _text(data: xr.Dataset, settings: Settings, labelled: bool, num_images: int)
 def _top_units(data: xr.Dataset, codes: dict[str, Any], count: int) -> dict[str, list[int]]:
     """{site: units} of largest divergence over all sites, z1 first."""
     ranked = [
-        (-float(np.nan_to_num(kl)), site, unit)  # of one without a divergence nothing is known
+        (-float(kl), site, unit)
         for site in codes
         for unit, kl in enumerate(data["unit_kl"].sel(site=site).values[: codes[site].shape[1]])
+        if np.isfinite(kl)
     ]
     found: dict[str, list[int]] = {}
     for _, site, unit in sorted(ranked)[:count]:

@@ -110,12 +110,18 @@ def _in_blocks(
     return jax.tree.map(lambda *arrays: np.concatenate([np.asarray(a) for a in arrays]), *parts)
 
 
-def moments_of(guide_trace: Any) -> dict[str, Any]:
-    """{site: (loc, scale)} of a guide's trace, of the sites that have both."""
+def moments_of(guide_trace: Any, estimated: bool = True) -> dict[str, Any]:
+    """{site: (loc, scale)} of a guide's trace, of the sites that have both.
+
+    Args:
+        estimated: take a flow's from draws; False leaves it out.
+    """
     found = {}
     for name, site in guide_trace.items():
         fn: Any = unwrapped(site["fn"]) if site["type"] == "sample" else None
-        if isinstance(fn, dist.TransformedDistribution):  # a flow: estimates
+        if isinstance(fn, dist.TransformedDistribution):  # a flow
+            if not estimated:
+                continue
             draws = fn.sample(numpyro.prng_key(), (DRAWS,))
             found[name] = (draws.mean(0), draws.std(0, ddof=1))
         elif hasattr(fn, "loc") and hasattr(fn, "scale"):

@@ -50,16 +50,19 @@ def spans(trainer: NumPyroTrainer, params: Any, mutable: Any, values: Array) -> 
     with handlers.substitute(data=data), handlers.seed(rng_seed=trainer.aside):
         kl, trace = unit_divergence(trainer.objective, trainer.model, trainer.guide, x)
         found, counts = moments_of(trace), code_counts(trace)
+        known = moments_of(trace, estimated=False)
     row = {
         name: {site: _ends(part[i]) for site, part in found.items()}
         for i, name in enumerate(("posterior_loc", "posterior_scale"))
     }
     row["code_counts"] = counts
-    if len(x) > 1 and all(loc.shape[:1] == (len(x),) for loc, _ in found.values()):
+    n = len(x)
+    apart = set(known) == set(found) and all(loc.shape[:1] == (n,) for loc, _ in known.values())
+    if n > 1 and apart and not counts:  # draws' noise would make units of a flow look active
         row["active_units"] = {
-            site: (loc.var(axis=0, ddof=1) > ACTIVE).sum() for site, (loc, _) in found.items()
+            site: (loc.var(axis=0, ddof=1) > ACTIVE).sum() for site, (loc, _) in known.items()
         }
-    if len(x) > 1 and set(kl) == set(found):
+    if n > 1 and set(kl) == set(found):
         row["active_units_kl"] = {site: (part.mean(0) > ACTIVE).sum() for site, part in kl.items()}
     return row
 

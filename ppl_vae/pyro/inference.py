@@ -89,12 +89,18 @@ def _block(model: Any) -> int:
     return min(BLOCK, int(getattr(model, "rows", BLOCK)))
 
 
-def moments_of(guide_trace: Any) -> dict[str, Any]:
-    """{site: (loc, scale)} of a guide's trace, of the sites that have both."""
+def moments_of(guide_trace: Any, estimated: bool = True) -> dict[str, Any]:
+    """{site: (loc, scale)} of a guide's trace, of the sites that have both.
+
+    Args:
+        estimated: take a flow's from draws; False leaves it out.
+    """
     found = {}
     for name, site in guide_trace.nodes.items():
         fn: Any = unwrapped(site["fn"]) if site["type"] == "sample" else None
-        if isinstance(fn, torch.distributions.TransformedDistribution):  # a flow: estimates
+        if isinstance(fn, torch.distributions.TransformedDistribution):  # a flow
+            if not estimated:
+                continue
             draws = fn.sample(torch.Size((DRAWS,)))
             found[name] = (draws.mean(0).cpu().numpy(), draws.std(0).cpu().numpy())
         elif hasattr(fn, "loc") and hasattr(fn, "scale"):

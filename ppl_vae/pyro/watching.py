@@ -29,6 +29,7 @@ def posterior_range(trainer: PyroTrainer) -> dict[str, np.ndarray] | None:
         images = trainer.probe()
         kl, trace = unit_divergence(trainer.objective, trainer.model, trainer.guide, images)
         found, counts = moments_of(trace), code_counts(trace)
+        known = moments_of(trace, estimated=False)
     sites = trainer.sites
     if not found or set(found) != set(sites):
         return None
@@ -36,10 +37,12 @@ def posterior_range(trainer: PyroTrainer) -> dict[str, np.ndarray] | None:
         "posterior_loc": [(found[site][0].min(), found[site][0].max()) for site in sites],
         "posterior_scale": [(found[site][1].min(), found[site][1].max()) for site in sites],
     }
-    if len(images) > 1 and all(len(loc) == len(images) for loc, _ in found.values()):
-        spread = [found[site][0].var(axis=0, ddof=1) for site in sites]
+    n = len(images)
+    apart = set(known) == set(sites) and all(loc.shape[:1] == (n,) for loc, _ in known.values())
+    if n > 1 and apart and not counts:  # draws' noise would make units of a flow look active
+        spread = [known[site][0].var(axis=0, ddof=1) for site in sites]
         row["active_units"] = [(part > ACTIVE).sum() for part in spread]
-    if len(images) > 1 and set(kl) == set(sites):
+    if n > 1 and set(kl) == set(sites):
         row["active_units_kl"] = [(kl[site].mean(0) > ACTIVE).sum().cpu() for site in sites]
     row |= code_use(counts, sites)
     return {name: np.array(values, dtype=np.float64) for name, values in row.items()}
