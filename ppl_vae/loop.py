@@ -106,7 +106,11 @@ class Fit:
 
 
 class Stop(Exception):
-    """Raised by a callback: training ends here, with a checkpoint of this epoch."""
+    """Raised by a callback: training ends here, with a checkpoint.
+
+    A callback with a true attribute `within_epochs` is also called between the parts of an epoch
+    (`training.checkpoint_steps`), with the history of whole ones.
+    """
 
 
 @dataclass
@@ -184,19 +188,26 @@ def _epochs(
             _save(run, trainer, progress)
             saved_at, last_saved = time.monotonic(), progress.epoch
 
-    while progress.epoch < settings.epochs and not _out_of_patience(progress, settings):
-        row = _one_epoch(trainer, objective, settings, full_weight, progress, bar, run, save_if_due)
-        progress.rows.append(row)
-        if progress.best_epoch == progress.epoch:
-            progress.best = trainer.weights()
-        monitor.tell(board, row, trainer.sites)
+    def call(those: Iterable[Callable[[xr.Dataset], Any]]) -> None:
         try:
-            for callback in callbacks:
+            for callback in those:
                 callback(history_of(progress.rows, trainer.sites))
         except Stop:
             if run is not None:
                 _save(run, trainer, progress)
             raise
+
+    def pause() -> None:
+        save_if_due()
+        call(callback for callback in callbacks if getattr(callback, "within_epochs", False))
+
+    while progress.epoch < settings.epochs and not _out_of_patience(progress, settings):
+        row = _one_epoch(trainer, objective, settings, full_weight, progress, bar, run, pause)
+        progress.rows.append(row)
+        if progress.best_epoch == progress.epoch:
+            progress.best = trainer.weights()
+        monitor.tell(board, row, trainer.sites)
+        call(callbacks)
         if run is not None:
             monitor.keep_samples(run, trainer, progress.epoch)
             save_if_due()

@@ -150,14 +150,16 @@ def _write(found: Standing, out: Path) -> None:
 
 
 class _Clock:
-    """A callback of training that ends it once the time is up."""
+    """A callback of training that ends it once the time is up, within an epoch if it has parts."""
+
+    within_epochs = True
 
     def __init__(self, minutes: float | None) -> None:
         if minutes is not None and minutes <= 0:
             raise UsageError(f"--minutes: expected a number above 0, came {minutes:g}")
         self.end = None if minutes is None else time.monotonic() + 60 * minutes
 
-    def check(self, *_: Any) -> None:
+    def __call__(self, *_: Any) -> None:
         if self.end is not None and time.monotonic() > self.end:
             raise loop.Stop
 
@@ -206,7 +208,7 @@ def _trained_in_time(
 ) -> Run | None:
     try:
         trained = _trained_alone(member, folder, ppl, command, clock)
-        clock.check()
+        clock()
     except loop.Stop:
         return None
     return trained
@@ -218,8 +220,8 @@ def _trained_alone(member: Member, folder: Path, ppl: str, command: str, clock: 
 
     print(f"{folder}: training", file=sys.stderr)
     if not (folder / "run.json").exists():
-        clock.check()
-        return experiment.begin(member.recipe, ppl, folder, command, [clock.check])
+        clock()
+        return experiment.begin(member.recipe, ppl, folder, command, [clock])
     run = Run.open(folder)
     if run.ppl != ppl:
         raise UsageError(
@@ -227,4 +229,4 @@ def _trained_alone(member: Member, folder: Path, ppl: str, command: str, clock: 
         )
     if as_asked(member, folder, ppl) is not None and is_whole(run, member):
         return run
-    return experiment.go_on(run, member.recipe, [clock.check])
+    return experiment.go_on(run, member.recipe, [clock])

@@ -147,6 +147,26 @@ def test_a_study_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         studies.read(written(tmp_path, published={"theirs": {"other": 1}}))
 
 
+def test_a_study_stops_within_an_epoch_of_several_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eleven steps in parts of four: the second look at the clock ends the first epoch's first."""
+    parts = {**STUDY["set"], "training.checkpoint_steps": 4}
+    one = {"members": {"plain": None}, "along": {}}
+    study = studies.read(written(tmp_path, set=parts, **one))
+    out, clock = tmp_path / "out", iter(range(100))
+    monkeypatch.setattr(studying, "time", SimpleNamespace(monotonic=lambda: 45.0 * next(clock)))
+    told = studying.run(study, out, minutes=1)
+    assert "stopped after 1 minutes: plain stands at epoch 0 of 1" in told
+    run = Run.open(out / "plain")
+    assert run.last is not None
+    assert run.last.name == "epoch-000000.step-000004"
+    monkeypatch.undo()
+    monkeypatch.setattr(experiment, "_draw", lambda *_: None)
+    studying.run(study, out)
+    assert run.epochs == 1
+
+
 def test_a_page_says_what_rows_share_and_what_not() -> None:
     told = [
         {"member": "a", "num_samples": 5, "epochs": 2, "hours": 1},
