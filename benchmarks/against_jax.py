@@ -16,6 +16,7 @@ from jax import random
 import guides.numpyro
 import models.numpyro
 from benchmarks.by_hand_jax import ByHand
+from benchmarks.counting_jax import operations
 from benchmarks.problem import (
     LEARNING_RATE,
     Plan,
@@ -44,8 +45,7 @@ def measure(plan: Plan, problem: Problem) -> dict[str, Any]:
     with jax.default_device(jax.devices("cpu")[0]):
         images = grey_images(plan.steps * problem.batch, problem.x_shape)
         ours, by_hand = _sides(problem, images)
-        steps = _compiled(problem, ours, by_hand)
-        flops = {who: float(step.cost_analysis()["flops"]) for who, step in steps.items()}
+        steps, flops = _compiled(problem, ours, by_hand)
         memory = {who: _peak(step) for who, step in steps.items()}
         single = plan.quick
         turns = _steps(ours, by_hand, steps, plan) if single else _epochs(ours, by_hand, plan)
@@ -70,14 +70,16 @@ def _sides(problem: Problem, images: np.ndarray) -> tuple[NumPyroTrainer, ByHand
     return NumPyroTrainer(model, guide, data, None, ObjectiveSettings(), settings, cpu), by_hand
 
 
-def _compiled(problem: Problem, ours: NumPyroTrainer, by_hand: ByHand) -> dict[str, Any]:
-    """One step of each, outside of any loop: of a loop XLA counts the body once."""
+def _compiled(
+    problem: Problem, ours: NumPyroTrainer, by_hand: ByHand
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """One step of each, outside of an epoch's loop, and its operations."""
     x = jnp.zeros((problem.batch, *problem.x_shape))
     inputs = (x, random.key(0), jnp.float32(0.5), jnp.float32(LEARNING_RATE))
-    return {
-        who: jax.jit(side.step).lower(side.now, *inputs).compile(compiler_options=HASTE)
-        for who, side in (("ppl-vae", ours), ("by hand", by_hand))
-    }
+    sides = (("ppl-vae", ours), ("by hand", by_hand))
+    traced = {who: jax.jit(side.step).trace(side.now, *inputs) for who, side in sides}
+    steps = {who: each.lower().compile(compiler_options=HASTE) for who, each in traced.items()}
+    return steps, {who: operations(step, traced[who].jaxpr) for who, step in steps.items()}
 
 
 def _peak(step: Any) -> int:

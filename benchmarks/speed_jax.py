@@ -18,6 +18,7 @@ from jax import random
 import guides.numpyro
 import models.numpyro
 from benchmarks.by_hand_jax import ByHand
+from benchmarks.counting_jax import operations
 from benchmarks.problem import LEARNING_RATE, Problem, columns, schedules
 from ppl_vae.data import Images
 from ppl_vae.numpyro import state
@@ -86,9 +87,8 @@ def _memory(device: Any, what: str) -> int:
 def _operations(problem: Problem, by_hand: ByHand) -> float:
     x = jax.numpy.zeros((problem.batch, *problem.x_shape))
     rates = jax.numpy.float32(0.5), jax.numpy.float32(LEARNING_RATE)
-    step = jax.jit(by_hand.step).lower(by_hand.now, x, random.key(0), *rates)
-    cost: Any = step.cost_analysis()
-    return float(cost["flops"])
+    step = jax.jit(by_hand.step).trace(by_hand.now, x, random.key(0), *rates)
+    return operations(step.lower(), step.jaxpr)
 
 
 def _rate(size: int) -> float:

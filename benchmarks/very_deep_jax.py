@@ -19,6 +19,7 @@ from jax import Array, random
 from benchmarks.nvae_jax import drawn
 from benchmarks.problem import Problem
 from ppl_vae.numpyro.nets.convolution import conv_general_dilated
+from ppl_vae.numpyro.nets.mlp import gelu
 from ppl_vae.stages import Pyramid, read_stages, read_widths
 
 Tree = Any
@@ -33,7 +34,7 @@ def conv(params: Tree, at: str, x: Array) -> Array:
 
 def block(params: Tree, at: str, h: Array) -> Array:
     for i in range(4):
-        h = conv(params, f"{at}.convs.{i}", jax.nn.gelu(h, approximate=False))
+        h = conv(params, f"{at}.convs.{i}", gelu(h))
     return h
 
 

@@ -16,6 +16,7 @@ from jax import Array
 
 from ppl_vae.numpyro.nets.convolution import conv_general_dilated
 from ppl_vae.numpyro.nets.initial import uniform, zeros
+from ppl_vae.numpyro.nets.mlp import gelu
 
 
 class Bottleneck(nnx.Module):
@@ -65,7 +66,7 @@ class Bottleneck(nnx.Module):
     def _forward(self, x: Array) -> Array:
         h = x
         for layer in self.convs:
-            h = layer(jax.nn.gelu(h, approximate=False))
+            h = layer(gelu(h))
         return x + h if self.residual else h
 
 

@@ -3,18 +3,23 @@ r"""Convolutions whose slopes are fast wherever the program runs them, inside a 
 XLA's compiler for the CPU turns a convolution into the layout that its fast kernels want (channels
 last, weights (rows, columns, in, out)) only at a program's top level. An epoch is one `scan`, and
 there the slopes that JAX derives, convolutions in other layouts, run through plain loops: 20 to 40
-times the time of a training step. Here both slopes are written as convolutions in that layout.
+times the time of a training step. Here the map's slope is written as a convolution in that layout.
 
-With the output's slope :math:`g`, stride s and kernel of k × k,
+The weights' slope as a convolution has whole maps for kernels, which no layout makes fast. It is a
+matrix product for each tap (a, b) of the kernel instead: with the output's slope :math:`g` and
+stride s,
 
 .. math:: \nabla_x = g_{\uparrow s} * w^{\text{turned}}, \qquad
-          \nabla_w = x^{\text{channels as batch}} * g_{\uparrow s}^{\text{batch as channels}}
+          (\nabla_w)_{ab} = \sum_{n, i, j} x_{n, s i + a, s j + b} \; g_{n, i, j}^\top
+
+over those (i, j) whose pixel is on the map and not in its padding.
 """
 
 from __future__ import annotations
 
 __all__ = ["conv", "conv_general_dilated"]
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -24,6 +29,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
+PIXELS = 1024  # that one product goes over, at least, if there are as many
 Pads = tuple[tuple[int, int], ...]  # before and after, of rows and of columns
 
 
@@ -85,19 +91,49 @@ def _backward(
     strides: tuple[int, ...], pads: Pads, kept: tuple[Array, Array], slope: Array
 ) -> tuple[Array, Array]:
     x, w = kept
-    of_x, of_w = [], []
+    of_x = []
     for side, out, size, stride, (before, _) in zip(
         x.shape[1:3], slope.shape[1:3], w.shape[:2], strides, pads, strict=True
     ):
         spread = (out - 1) * stride + 1  # the slope's side, its entries a stride apart
         of_x.append((size - 1 - before, side + before - spread))
-        of_w.append((before, spread + size - 1 - side - before))
     turned = w[::-1, ::-1].swapaxes(2, 3)
     by_x = _plain(slope, turned, (1, 1), tuple(of_x), lhs_dilation=strides)
-    by_channel = x.transpose(3, 1, 2, 0)
-    by_image = slope.transpose(1, 2, 0, 3)
-    by_w = _plain(by_channel, by_image, (1, 1), tuple(of_w), rhs_dilation=strides)
-    return by_x, by_w.transpose(1, 2, 0, 3)
+    return by_x, _by_weights(x, slope, w, strides, pads)
+
+
+def _by_weights(x: Array, slope: Array, w: Array, strides: tuple[int, ...], pads: Pads) -> Array:
+    """The weights' slope, shaped as w: summed in float32 at least, whatever the dtype."""
+    *kernel, num_inputs, num_outputs = w.shape
+    n, *out, _ = slope.shape
+    zero = jnp.zeros((), x.dtype)
+    x = lax.pad(x, zero, [(0, 0, 0), *((before, after, 0) for before, after in pads), (0, 0, 0)])
+    spans = [(side - 1) * stride + 1 for side, stride in zip(out, strides, strict=True)]
+    dtype = jnp.promote_types(w.dtype, jnp.float32)
+
+    def of_group(x: Array, slope: Array) -> Array:
+        """(out, taps · in), of some images."""
+        seen = [
+            x[:, row : row + spans[0] : strides[0], column : column + spans[1] : strides[1]]
+            for row in range(kernel[0])
+            for column in range(kernel[1])
+        ]
+        patches = jnp.concatenate(seen, -1).reshape(-1, len(seen) * num_inputs)
+        return jnp.matmul(slope.reshape(-1, num_outputs).T, patches, preferred_element_type=dtype)
+
+    groups = [part.reshape(_groups(n, out), -1, *part.shape[1:]) for part in (x, slope)]
+    if math.prod(kernel) == 1 or jax.device_count() > 1:
+        total = jax.vmap(of_group)(*groups).sum(0)
+    else:
+        nothing = jnp.zeros((num_outputs, math.prod(kernel) * num_inputs), dtype)
+        total, _ = lax.scan(lambda sum, group: (sum + of_group(*group), None), nothing, groups)
+    return total.T.reshape(w.shape).astype(w.dtype)
+
+
+def _groups(n: int, out: Sequence[int]) -> int:
+    """Into how many parts n images go; the patches of one are to stay in a core's cache."""
+    enough = (c for c in range(1, n + 1) if n % c == 0 and c * math.prod(out) >= PIXELS)
+    return n // next(enough, n)
 
 
 _convolved.defvjp(_forward, _backward)

@@ -23,7 +23,7 @@ from flax import nnx
 from jax import Array, lax, random
 
 from ppl_vae.errors import UsageError
-from ppl_vae.numpyro.nets.mlp import linear
+from ppl_vae.numpyro.nets.mlp import gelu, linear
 
 Cache = tuple[Array, Array]  # keys and values of all positions, (n, positions, heads, d)
 
@@ -59,7 +59,7 @@ class TransformerBlock(nnx.Module):
 
     def _rest(self, h: Array, seen: Array) -> Array:
         h = h + self.mix(seen.reshape(h.shape))
-        inner = jax.nn.gelu(self.up(self.norms[1](h)), approximate=False)
+        inner = gelu(self.up(self.norms[1](h)))
         found: Array = h + self.down(inner)
         return found
 
