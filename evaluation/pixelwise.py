@@ -57,7 +57,7 @@ def leave_one_pixel_out(
         `pareto_k` (image, pixel). Higher elpd is better; p_loo is what the pixels themselves add.
 
     Raises:
-        UsageError: arrays that do not fit each other or the chains, or a likelihood that is not
+        UsageError: arrays that do not fit each other or the chains, or numbers that are not
             finite.
     """
     names = ("draw", "image", "pixel")
@@ -76,6 +76,8 @@ def leave_one_pixel_out(
         )
     if not np.isfinite(values).all():
         raise UsageError("log_likelihood: NaN or infinity: a pixel has no probability at a draw")
+    if weights is not None and not np.isfinite(weights).all():
+        raise UsageError("log_weights: NaN or infinity: a draw has no weight")
     images = [
         _one_image(values[:, i], None if weights is None else weights[:, i], num_chains)
         for i in range(values.shape[1])

@@ -361,6 +361,20 @@ def test_probability_of_known_pixels(ppl: str) -> None:
 
 
 @pytest.mark.parametrize("ppl", PPLS)
+def test_a_factor_of_the_guide_s_is_no_latent(ppl: str) -> None:
+    """What the guide adds to its objective changes neither the fillings nor their weights."""
+    x = np.concatenate([LINEAR.x, np.ones((5, 1, 2, 2)) * np.array([[1, 0], [0, 1]])], axis=1)
+    found = []
+    with side(ppl).precision("float64"):
+        for factor in (0.0, 0.7):
+            pair = LINEAR.programs(ppl, factor=factor)
+            draws = room(ppl).infer_missing(*pair, x, 2, warmup=5, thin=1)
+            found.append((draws, room(ppl).known_log_weights(*pair, x, draws, 4)))
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("ppl", PPLS)
 def test_probability_of_an_image_known_whole(ppl: str) -> None:
     """Its weights have the distribution of the guide's own importance weights."""
     pair = Case(ppl, "hierarchy", "ladder").build()

@@ -256,6 +256,13 @@ def test_pixels_left_out_in_closed_form() -> None:
         assert (found["pareto_k_bad"] == 0).all()
 
 
+def test_a_draw_without_a_weight_leaves_no_pixel_out() -> None:
+    pixels, log_weights = np.zeros((20, 2, 4)), np.zeros((20, 2))
+    log_weights[3, 1] = np.nan
+    with pytest.raises(UsageError, match="log_weights: NaN or infinity"):
+        leave_one_pixel_out(pixels, log_weights)
+
+
 def test_an_image_cannot_be_left_out() -> None:
     with pytest.raises(UsageError, match="its posterior is the prior"):
         leave_one_image_out(np.zeros((10, 5)))

@@ -188,9 +188,13 @@ def _known(model: Any, guide: Any, x: Array, fillings: Array, repeats: int) -> A
 
 
 def _latents(guide: Any, image: Array) -> dict[str, Array]:
-    """A draw of the guide's."""
+    """A draw of the guide's; its factor statements, which are observed, are no latents."""
     trace = handlers.trace(guide).get_trace(image)
-    return {name: site["value"] for name, site in trace.items() if site["type"] == "sample"}
+    return {
+        name: site["value"]
+        for name, site in trace.items()
+        if site["type"] == "sample" and not site["is_observed"]
+    }
 
 
 def _log_q(guide: Any, image: Array, z: dict[str, Array]) -> Any:

@@ -203,12 +203,12 @@ def _begin(model: Any, guide: Any, image: Tensor, known: Tensor) -> dict[str, Te
 
 
 def _latents(guide: Any, image: Tensor) -> dict[str, Tensor]:
-    """A draw of the guide's."""
+    """A draw of the guide's; its factor statements, which are observed, are no latents."""
     trace = poutine.trace(guide).get_trace(image)
     return {
         name: site["value"]
         for name, site in trace.nodes.items()
-        if site["type"] == "sample" and not site_is_subsample(site)
+        if site["type"] == "sample" and not site["is_observed"] and not site_is_subsample(site)
     }
 
 
