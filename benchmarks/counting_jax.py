@@ -1,8 +1,10 @@
-"""Operations of a JAX program as XLA counts them, and what its loops do again.
+"""Operations of a JAX program as XLA counts them, and the products that its loops do again.
 
 XLA's count takes a loop's body once, however often it is gone through. The zoo's convolutions loop
 over groups of images for their weights' slopes on a CPU (`ppl_vae.numpyro.nets.convolution`), so
 the matrix products and convolutions of a `lax.scan` are counted here as often as it does them.
+Element-wise operations of a loop stay counted once: sums of groups, and the weights' slope of
+depthwise convolutions, a loop over taps. Of padded convolutions in a loop all positions count.
 """
 
 from __future__ import annotations
@@ -16,9 +18,13 @@ from typing import Any
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 
-def operations(program: Any, jaxpr: Any) -> float:
-    """Of a compiled or lowered program: XLA's count, element-wise ones among it, and `repeated`."""
-    return float(program.cost_analysis()["flops"]) + repeated(jaxpr)
+def operations(program: Any, jaxpr: Any = None) -> float:
+    """Of a compiled or lowered program: XLA's count, element-wise ones among it, and `repeated`.
+
+    Without the traced program, loops count once.
+    """
+    counted = float(program.cost_analysis()["flops"])
+    return counted if jaxpr is None else counted + repeated(jaxpr)
 
 
 def repeated(jaxpr: Any) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 from jax import random
 
-from benchmarks.counting_jax import repeated
+from benchmarks.counting_jax import operations
 from benchmarks.growth import OBJECTIVE, TRAINING, Size
 from guides.numpyro import VeryDeepGuide
 from models.numpyro import VeryDeepVAE
@@ -41,7 +41,7 @@ def training(size: Size, data: Images, decoder: str) -> Made:
         now[0], row = step(now[0], x, random.key(number), *rates)
         np.asarray(row)  # waits for the device
 
-    return turn, _counted(step, repeated(traced.jaxpr))
+    return turn, _counted(step, traced.jaxpr)
 
 
 def evaluation(size: Size, data: Images, decoder: str) -> Made:
@@ -66,7 +66,5 @@ def _pair(size: Size, decoder: str) -> tuple[Any, Any]:
     return model, VeryDeepGuide(model, rngs=rngs)
 
 
-def _counted(program: Any, again: int = 0) -> dict[str, float]:
-    """Operations, with those that loops do `again`, and bytes."""
-    counted = float(program.cost_analysis()["flops"])
-    return {"operations": counted + again, "bytes": float(needed(program))}
+def _counted(program: Any, jaxpr: Any = None) -> dict[str, float]:
+    return {"operations": operations(program, jaxpr), "bytes": float(needed(program))}

@@ -26,6 +26,7 @@ from benchmarks.machine import describe
 from guides.numpyro import LadderGuide, MeanFieldGuide
 from ppl_vae import data, recipes
 from ppl_vae.numpyro import build, fit
+from ppl_vae.numpyro.nets import mlp
 
 RECIPE = "lvae-mnist-short"
 OUT = Path(__file__).parent / "results" / "top_layers.json"
@@ -45,7 +46,7 @@ class MergedTop(LadderGuide):
 @contextmanager
 def lecun() -> Iterator[None]:
     """Flax's own initial weights in place of Glorot's: half the variance where a net narrows."""
-    with mock.patch.object(nnx.initializers, "glorot_uniform", nnx.initializers.lecun_normal):
+    with mock.patch.object(mlp, "glorot_uniform", nnx.initializers.lecun_normal):
         yield
 
 

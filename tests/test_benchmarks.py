@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from zoo import noisy
 
 from benchmarks import (
+    counting_jax,
     growth,
     growth_pyro,
     machine,
@@ -164,6 +166,34 @@ def test_twice_the_batch_is_twice_the_operations() -> None:
             counted[what, batch] = found["operations"]
     for what in (growth_pyro.training, growth_pyro.evaluation):
         assert counted[what, 4] == 2 * counted[what, 2] > 0
+
+
+def test_loops_count_as_often_as_they_run() -> None:
+    """Of a loop, a loop in a loop, and one that is computed again: what XLA counts unrolled."""
+    import jax
+    import jax.numpy as jnp
+
+    def once(a: Any, many: Any, looped: bool) -> Any:
+        if looped:
+            return jax.lax.scan(lambda a, b: (a @ b, None), a, many)[0]
+        for b in many:
+            a = a @ b
+        return a
+
+    def nested(a: Any, many: Any, looped: bool) -> Any:
+        if looped:
+            a = jax.lax.scan(lambda a, _: (once(a, many, True), None), a, None, length=3)[0]
+        else:
+            for _ in range(3):
+                a = once(a, many, False)
+        return jax.jit(jax.checkpoint(partial(once, looped=looped)))(a, many)
+
+    shapes = jnp.ones((16, 16)), jnp.ones((10, 16, 16))
+    for function, products in ((once, 10), (nested, 40)):
+        for looped in (True, False):
+            traced = jax.jit(partial(function, looped=looped)).trace(*shapes)
+            found = counting_jax.operations(traced.lower().compile(), traced.jaxpr)
+            assert found == pytest.approx(products * 2 * 16**3, rel=0.01), (products, looped)
 
 
 def test_contestants_take_turns() -> None:

@@ -33,30 +33,97 @@ SHAPES = [
 ]
 
 
+# Images of a product, devices: all at once, one by one, by pairs (of five) and shared out.
+WAYS = [(1024, 1), (1, 1), ("pairs", 1), (1, 2)]
+
+
 @pytest.mark.parametrize(("height", "width", "kernel", "strides", "padding"), SHAPES)
 def test_slopes_are_autodiff_s(
-    height: int, width: int, kernel: Any, strides: Any, padding: Any
+    height: int,
+    width: int,
+    kernel: Any,
+    strides: Any,
+    padding: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     import jax
     from jax import lax
 
-    from ppl_vae.numpyro.nets.convolution import LAYOUT, conv_general_dilated
+    from ppl_vae.numpyro.nets import convolution
 
     rng = np.random.default_rng(0)
-    x, w = rng.standard_normal((2, height, width, 3)), rng.standard_normal((*kernel, 3, 4))
+    x, w = rng.standard_normal((5, height, width, 3)), rng.standard_normal((*kernel, 3, 4))
 
     def slopes(convolve: Any) -> Any:
         def loss(x: Any, w: Any) -> Any:
-            return (convolve(x, w, strides, padding, dimension_numbers=LAYOUT) ** 3).sum()
+            found = convolve(x, w, strides, padding, dimension_numbers=convolution.LAYOUT)
+            return (found**3).sum()
 
-        return jax.jit(jax.value_and_grad(loss, (0, 1)))(x, w)
+        return jax.tree.leaves(jax.jit(jax.value_and_grad(loss, (0, 1)))(x, w))
 
-    for ours, theirs in zip(
-        jax.tree.leaves(slopes(conv_general_dilated)),
-        jax.tree.leaves(slopes(lax.conv_general_dilated)),
-        strict=True,
-    ):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-10)
+    expected = slopes(lax.conv_general_dilated)
+    out = jax.eval_shape(
+        lambda x, w: lax.conv_general_dilated(
+            x, w, strides, padding, dimension_numbers=convolution.LAYOUT
+        ),
+        x,
+        w,
+    ).shape
+    for pixels, devices in WAYS:
+        pixels = 2 * out[1] * out[2] if pixels == "pairs" else pixels
+        monkeypatch.setattr(convolution, "PIXELS", pixels)
+        monkeypatch.setattr(jax, "device_count", lambda devices=devices: devices)
+        for ours, theirs in zip(slopes(convolution.conv_general_dilated), expected, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-10)
+
+
+def test_slopes_of_slopes_of_many_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under `vmap` over weights, and the gradient of a gradient's length."""
+    import jax
+    from jax import lax
+
+    from ppl_vae.numpyro.nets import convolution
+
+    monkeypatch.setattr(convolution, "PIXELS", 40)  # two images at once, of five
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((5, 5, 4, 3)), rng.standard_normal((2, 3, 3, 3, 4))
+
+    def steepness(convolve: Any) -> Any:
+        def loss(w: Any) -> Any:
+            found = convolve(x, w, (1, 1), ((1, 1), (1, 1)), dimension_numbers=convolution.LAYOUT)
+            return (found**3).mean()
+
+        return jax.vmap(jax.grad(lambda w: (jax.grad(loss)(w) ** 2).sum()))(w)
+
+    ours, theirs = map(steepness, (convolution.conv_general_dilated, lax.conv_general_dilated))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-10)
+
+
+def test_few_bits_are_summed_in_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand ones in bfloat16, which has no 257: a sum kept in it stops there."""
+    import jax
+    import jax.numpy as jnp
+
+    from ppl_vae.numpyro.nets import convolution
+
+    x, w = jnp.ones((1000, 1, 1, 1), jnp.bfloat16), jnp.ones((1, 1, 1, 1), jnp.bfloat16)
+    for pixels in (1, 1024):
+        monkeypatch.setattr(convolution, "PIXELS", pixels)
+        slope = jax.grad(lambda w: convolution.conv_general_dilated(x, w, (1, 1), "VALID").sum())(w)
+        assert slope.dtype == jnp.bfloat16
+        assert float(slope[0, 0, 0, 0]) == 1000
+
+
+def test_no_images_have_no_slope() -> None:
+    import jax
+    import jax.numpy as jnp
+
+    from ppl_vae.numpyro.nets import convolution
+
+    def loss(w: Any) -> Any:
+        return convolution.conv_general_dilated(jnp.ones((0, 4, 4, 2)), w, (1, 1), "SAME").sum()
+
+    assert not jax.grad(loss)(jnp.ones((3, 3, 2, 5))).any()
 
 
 def test_depthwise_slopes_are_autodiff_s() -> None:

@@ -198,9 +198,10 @@ def _latents(guide: Any, image: Array) -> dict[str, Array]:
 
 
 def _log_q(guide: Any, image: Array, z: dict[str, Array]) -> Any:
-    """(n,): the guide's log density of latents, nats."""
+    """(n,): the guide's log density of latents, nats; what is observed is none."""
     trace = handlers.trace(handlers.substitute(guide, data=z)).get_trace(image)
-    return sum(densities(trace, len(image))["log_prior"].values())
+    own = {name: site for name, site in trace.items() if not site.get("is_observed")}
+    return sum(densities(own, len(image))["log_prior"].values())
 
 
 def _chain_of(model: Any, guide: Any, values: Any, how: tuple[int, int, int, float]) -> Any:

@@ -167,9 +167,11 @@ def _known(model: Any, guide: Any, x: Tensor, fillings: Tensor, repeats: int) ->
 
 
 def _log_q(guide: Any, image: Tensor, z: dict[str, Tensor]) -> Any:
-    """(n,): the guide's log density of latents, nats."""
+    """(n,): the guide's log density of latents, nats; what is observed is none."""
     with given(z):  # a replayed site would lose the prior that the guide has looked at
         trace = prune_subsample_sites(poutine.trace(guide).get_trace(image))
+    for name in trace.observation_nodes:
+        trace.remove_node(name)
     return sum(densities(trace, len(image))["log_prior"].values())
 
 

@@ -6,13 +6,11 @@ there the slopes that JAX derives, convolutions in other layouts, run through pl
 times the time of a training step. Here the map's slope is written as a convolution in that layout.
 
 The weights' slope as a convolution has whole maps for kernels, which no layout makes fast. It is a
-matrix product for each tap (a, b) of the kernel instead: with the output's slope :math:`g` and
-stride s,
+matrix product instead, for a few images at a time, so that what their taps see, side by side, stays
+in a core's cache. With the output's slope :math:`g`, stride s and the padded map x,
 
 .. math:: \nabla_x = g_{\uparrow s} * w^{\text{turned}}, \qquad
           (\nabla_w)_{ab} = \sum_{n, i, j} x_{n, s i + a, s j + b} \; g_{n, i, j}^\top
-
-over those (i, j) whose pixel is on the map and not in its padding.
 """
 
 from __future__ import annotations
@@ -106,8 +104,15 @@ def _by_weights(x: Array, slope: Array, w: Array, strides: tuple[int, ...], pads
     """The weights' slope, shaped as w: summed in float32 at least, whatever the dtype."""
     *kernel, num_inputs, num_outputs = w.shape
     n, *out, _ = slope.shape
-    zero = jnp.zeros((), x.dtype)
-    x = lax.pad(x, zero, [(0, 0, 0), *((before, after, 0) for before, after in pads), (0, 0, 0)])
+    if not slope.size:
+        return jnp.zeros_like(w)
+    several = jax.device_count() > 1  # which have images each, and share out one product
+    each = n if several else min(n, math.ceil(PIXELS / math.prod(out)))
+    count = math.ceil(n / each)
+    more = (0, count * each - n, 0)  # images without a slope, so that all groups are of a size
+    sides = ((before, after, 0) for before, after in pads)
+    x = lax.pad(x, jnp.zeros((), x.dtype), [more, *sides, (0, 0, 0)])
+    slope = lax.pad(slope, jnp.zeros((), slope.dtype), [more, *[(0, 0, 0)] * 3])
     spans = [(side - 1) * stride + 1 for side, stride in zip(out, strides, strict=True)]
     dtype = jnp.promote_types(w.dtype, jnp.float32)
 
@@ -121,19 +126,13 @@ def _by_weights(x: Array, slope: Array, w: Array, strides: tuple[int, ...], pads
         patches = jnp.concatenate(seen, -1).reshape(-1, len(seen) * num_inputs)
         return jnp.matmul(slope.reshape(-1, num_outputs).T, patches, preferred_element_type=dtype)
 
-    groups = [part.reshape(_groups(n, out), -1, *part.shape[1:]) for part in (x, slope)]
-    if math.prod(kernel) == 1 or jax.device_count() > 1:
+    groups = [part.reshape(count, each, *part.shape[1:]) for part in (x, slope)]
+    if count == 1 or math.prod(kernel) == 1:  # nothing to keep small
         total = jax.vmap(of_group)(*groups).sum(0)
     else:
         nothing = jnp.zeros((num_outputs, math.prod(kernel) * num_inputs), dtype)
         total, _ = lax.scan(lambda sum, group: (sum + of_group(*group), None), nothing, groups)
     return total.T.reshape(w.shape).astype(w.dtype)
-
-
-def _groups(n: int, out: Sequence[int]) -> int:
-    """Into how many parts n images go; the patches of one are to stay in a core's cache."""
-    enough = (c for c in range(1, n + 1) if n % c == 0 and c * math.prod(out) >= PIXELS)
-    return n // next(enough, n)
 
 
 _convolved.defvjp(_forward, _backward)
