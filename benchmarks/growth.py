@@ -7,7 +7,8 @@
 A small Very Deep VAE in both PPLs, one size changed at a time. A slope of 1 says that twice the
 size costs twice as much. Beside the processor's seconds, which are the machine's, stand operations
 and bytes, which are not: torch's count of a step (matrix products and convolutions) and XLA's (all)
-of the compiled one; tensors held at once at the peak, and what XLA sets aside for the program.
+of the compiled one, loops' products as often as they run; tensors held at once at the peak, and
+what XLA sets aside for the program.
 """
 
 from __future__ import annotations

@@ -31,8 +31,9 @@ def begin(
 ) -> dict[str, Any]:
     """Both sides after their first turn; see `benchmarks.speed_torch.begin`.
 
-    Operations are XLA's count, element-wise ones among them. Memory is NumPyro's alone, and only
-    where it goes beyond what the process held before: JAX keeps one peak for all that it does.
+    Operations are XLA's count and what loops do again, element-wise ones among them. Memory is
+    NumPyro's alone, and only where it goes beyond what the process held before: JAX keeps one peak
+    for all that it does.
     """
     device = _device(options.device)
     stack.enter_context(jax.default_device(device))
