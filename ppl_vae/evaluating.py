@@ -69,7 +69,8 @@ def evaluate(
 
     Args:
         run: whose folder keeps it.
-        num_samples: K of the importance-weighted bound.
+        num_samples: K of the importance-weighted bound; 1 is enough for a model without latents,
+            whose every weight is p(x), and is what it gets.
         chosen: see `chosen`.
         data: the recipe's, for the protocol.
         about: what names the run in tables.
@@ -81,7 +82,7 @@ def evaluate(
         ready = getattr(judging.check(name), "ready", None)
         if ready is not None:
             ready(subject, settings)
-    likelihood = _likelihood(subject, num_samples)
+    likelihood = _likelihood(subject, _enough(subject, num_samples))
     subject = replace(subject, likelihood=likelihood)
     findings = [judging.check(name).judge(subject, sets) for name, sets in chosen.items()]
     by_site = _by_site(subject)
@@ -105,7 +106,7 @@ def take_part(subject: Subject, num_samples: int) -> None:
     """A process's share of an evaluation that another one leads."""
     drawn = {**subject.drawn, "spread": True}
     for _ in subject.programs.stream_log_weights(
-        *subject.pair, subject.images, num_samples, **drawn
+        *subject.pair, subject.images, _enough(subject, num_samples), **drawn
     ):
         pass
 
@@ -115,6 +116,13 @@ def text(told: Mapping[str, Any]) -> str:
     from evaluation import table
 
     return table([told])
+
+
+def _enough(subject: Subject, num_samples: int) -> int:
+    """1 where no latent is drawn: the log weight is log p(x) itself, each time."""
+    if subject.params is None and not subject.programs.latent_sites(subject.model):
+        return 1
+    return num_samples
 
 
 def _likelihood(subject: Subject, num_samples: int) -> xr.Dataset:

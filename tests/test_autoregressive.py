@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import importlib
 import itertools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from zoo import PPLS, noisy, room, side
 
+from ppl_vae import evaluating
+from ppl_vae.data import Images
 from ppl_vae.errors import UsageError
+from ppl_vae.judging import Subject
 
 
 @pytest.fixture(params=PPLS)
@@ -124,6 +128,17 @@ def test_a_model_without_latents_is_exact(ppl: str) -> None:
     assert room(ppl).sample(pair[0], 2)["x"].shape == (2, 1, 4, 3)
     with pytest.raises(UsageError, match="NoLatentsGuide: expected a model without latents"):
         side(ppl).build(models.VAE, guides.NoLatentsGuide, (1, 4, 3), {"latent": 2}, 0)
+
+
+@pytest.mark.parametrize("ppl", PPLS)
+def test_one_sample_is_enough_without_latents(ppl: str, tmp_path: Path) -> None:
+    models, guides = (importlib.import_module(f"{kind}.{ppl}") for kind in ("models", "guides"))
+    arguments = {"channels": 4, "layers": 2, "kernel_size": 3}
+    x = Images((np.arange(36) % 2).astype(np.uint8).reshape(3, 1, 4, 3), binarization="static")
+    pair = side(ppl).build(models.PixelCNN, guides.NoLatentsGuide, (1, 4, 3), arguments, 0)
+    assert evaluating._enough(Subject(*pair, ppl, x, tmp_path), 7) == 1
+    pair = side(ppl).build(models.VAE, guides.MeanFieldGuide, (1, 4, 3), {"latent": 2}, 0)
+    assert evaluating._enough(Subject(*pair, ppl, x, tmp_path), 7) == 7
 
 
 def test_autoregressive_priors_agree() -> None:

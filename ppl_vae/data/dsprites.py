@@ -72,7 +72,9 @@ def read(path: str | Path | None = None, *, grid: tuple[int, ...] = GRID) -> tup
     if pixels.max() > 1:
         raise bad_file(file.path, "pixels of 0 and 1", int(pixels.max()), file.remedy)
     train, test = split_positions(count, count // 10)
-    train.sort()
+    train.sort()  # so that they can be moved together where they stand
+    # In the grid's order the first test images would all be squares.
+    test = np.random.RandomState(1).permutation(test)
     factors = Factors(FACTORS, classes, values, ("color", "shape"))
     kept = pixels[test][:, None]
     return (

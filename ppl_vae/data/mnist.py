@@ -6,7 +6,9 @@ last 10,000 of the first.
 Static (Larochelle & Murray 2011, after Salakhutdinov & Murray 2008): 50,000 / 10,000 / 10,000
 images of 0 and 1 in an order of their own and without labels. Its validation images stand at the
 end of the training images here, so that `valid=10000` gives the published split and `valid=0`
-trains with all 60,000.
+trains with all 60,000. Its test file is sorted by digit, the first thousand all zeros and harder
+than the rest; the order here is a permutation of it, the same each time, so that the first n are a
+sample of all.
 
 Checksums: torchvision publishes the md5 of the gzipped IDX files; the SHA-256 of the uncompressed
 files holds copies that were gzipped anew. TensorFlow Datasets publishes the SHA-256 of
@@ -101,7 +103,8 @@ def read_static(path: str | Path | None = None) -> tuple[Images, Images]:
     packed = find("static_mnist", ["binarized_mnist.npz"], path=path)
     splits = _read_texts(path) if packed is None else _read_packed(packed)
     train = np.concatenate([splits["train"], splits["valid"]])
-    return Images(train, binarization="static"), Images(splits["test"], binarization="static")
+    test = splits["test"][np.random.RandomState(1).permutation(len(splits["test"]))]
+    return Images(train, binarization="static"), Images(test, binarization="static")
 
 
 def _read_packed(file: LocalFile) -> dict[str, npt.NDArray[np.uint8]]:
