@@ -33,8 +33,9 @@ SHAPES = [
 ]
 
 
-# Images of a product, devices: all at once, one by one, by pairs (of five) and shared out.
-WAYS = [(1024, 1), (1, 1), ("pairs", 1), (1, 2)]
+# Few enough for a convolution or not, pixels of a product, devices: maps by maps; products of all
+# images, one by one, by pairs (of five), and shared out.
+WAYS = [(16_000, 1024, 1), (0, 1024, 1), (0, 1, 1), (0, "pairs", 1), (0, 1, 2)]
 
 
 @pytest.mark.parametrize(("height", "width", "kernel", "strides", "padding"), SHAPES)
@@ -69,7 +70,8 @@ def test_slopes_are_autodiff_s(
         x,
         w,
     ).shape
-    for pixels, devices in WAYS:
+    for few, pixels, devices in WAYS:
+        monkeypatch.setattr(convolution, "FEW", few)
         pixels = 2 * out[1] * out[2] if pixels == "pairs" else pixels
         monkeypatch.setattr(convolution, "PIXELS", pixels)
         monkeypatch.setattr(jax, "device_count", lambda devices=devices: devices)
@@ -84,6 +86,7 @@ def test_slopes_of_slopes_of_many_at_once(monkeypatch: pytest.MonkeyPatch) -> No
 
     from ppl_vae.numpyro.nets import convolution
 
+    monkeypatch.setattr(convolution, "FEW", 0)
     monkeypatch.setattr(convolution, "PIXELS", 40)  # two images at once, of five
     rng = np.random.default_rng(0)
     x, w = rng.standard_normal((5, 5, 4, 3)), rng.standard_normal((2, 3, 3, 3, 4))
@@ -106,12 +109,13 @@ def test_few_bits_are_summed_in_many(monkeypatch: pytest.MonkeyPatch) -> None:
 
     from ppl_vae.numpyro.nets import convolution
 
-    x, w = jnp.ones((1000, 1, 1, 1), jnp.bfloat16), jnp.ones((1, 1, 1, 1), jnp.bfloat16)
-    for pixels in (1, 1024):
+    x, w = jnp.ones((1000, 1, 2, 1), jnp.bfloat16), jnp.ones((1, 2, 1, 1), jnp.bfloat16)
+    for few, pixels in ((16_000, 1), (0, 1), (0, 1024)):
+        monkeypatch.setattr(convolution, "FEW", few)
         monkeypatch.setattr(convolution, "PIXELS", pixels)
         slope = jax.grad(lambda w: convolution.conv_general_dilated(x, w, (1, 1), "VALID").sum())(w)
         assert slope.dtype == jnp.bfloat16
-        assert float(slope[0, 0, 0, 0]) == 1000
+        assert slope.ravel().tolist() == [1000, 1000]
 
 
 def test_no_images_have_no_slope() -> None:

@@ -5,9 +5,10 @@ last, weights (rows, columns, in, out)) only at a program's top level. An epoch 
 there the slopes that JAX derives, convolutions in other layouts, run through plain loops: 20 to 40
 times the time of a training step. Here the map's slope is written as a convolution in that layout.
 
-The weights' slope as a convolution has whole maps for kernels, which no layout makes fast. It is a
-matrix product instead, for a few images at a time, so that what their taps see, side by side, stays
-in a core's cache. With the output's slope :math:`g`, stride s and the padded map x,
+The weights' slope as a convolution has whole maps for kernels, channels for images and images for
+channels, which is fast for few and small maps alone. Of others it is a matrix product, for a few
+images at a time, so that what their taps see, side by side, stays in a core's cache. With the
+output's slope :math:`g`, stride s and the padded map x,
 
 .. math:: \nabla_x = g_{\uparrow s} * w^{\text{turned}}, \qquad
           (\nabla_w)_{ab} = \sum_{n, i, j} x_{n, s i + a, s j + b} \; g_{n, i, j}^\top
@@ -28,6 +29,7 @@ from jax import Array, lax
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 PIXELS = 1024  # that one product goes over, at least, if there are as many
+FEW = 16_000  # of all images: so few go through XLA's convolution faster than in products
 Pads = tuple[tuple[int, int], ...]  # before and after, of rows and of columns
 
 
@@ -106,6 +108,8 @@ def _by_weights(x: Array, slope: Array, w: Array, strides: tuple[int, ...], pads
     n, *out, _ = slope.shape
     if not slope.size:
         return jnp.zeros_like(w)
+    if n * math.prod(out) < FEW and math.prod(kernel) > 1:
+        return _by_maps(x, slope, w, strides, pads)
     several = jax.device_count() > 1  # which have images each, and share out one product
     each = n if several else min(n, math.ceil(PIXELS / math.prod(out)))
     count = math.ceil(n / each)
@@ -135,8 +139,27 @@ def _by_weights(x: Array, slope: Array, w: Array, strides: tuple[int, ...], pads
     return total.T.reshape(w.shape).astype(w.dtype)
 
 
+def _by_maps(x: Array, slope: Array, w: Array, strides: tuple[int, ...], pads: Pads) -> Array:
+    """The weights' slope as a convolution of maps by maps."""
+    around = []
+    for side, out, size, stride, (before, _) in zip(
+        x.shape[1:3], slope.shape[1:3], w.shape[:2], strides, pads, strict=True
+    ):
+        spread = (out - 1) * stride + 1
+        around.append((before, spread + size - 1 - side - before))
+    found = _plain(
+        x.transpose(3, 1, 2, 0),
+        slope.transpose(1, 2, 0, 3),
+        (1, 1),
+        tuple(around),
+        rhs_dilation=strides,
+        preferred_element_type=jnp.promote_types(w.dtype, jnp.float32),
+    )
+    return found.transpose(1, 2, 0, 3).astype(w.dtype)
+
+
 _convolved.defvjp(_forward, _backward)
 
 
-def _plain(x: Array, w: Array, strides: tuple[int, ...], pads: Pads, **dilation: Any) -> Array:
-    return lax.conv_general_dilated(x, w, strides, pads, dimension_numbers=LAYOUT, **dilation)
+def _plain(x: Array, w: Array, strides: tuple[int, ...], pads: Pads, **more: Any) -> Array:
+    return lax.conv_general_dilated(x, w, strides, pads, dimension_numbers=LAYOUT, **more)
