@@ -6,9 +6,9 @@ last 10,000 of the first.
 Static (Larochelle & Murray 2011, after Salakhutdinov & Murray 2008): 50,000 / 10,000 / 10,000
 images of 0 and 1 in an order of their own and without labels. Its validation images stand at the
 end of the training images here, so that `valid=10000` gives the published split and `valid=0`
-trains with all 60,000. Its test file is sorted by digit, the first thousand all zeros and harder
-than the rest; the order here is a permutation of it, the same each time, so that the first n are a
-sample of all.
+trains with all 60,000. Its test file is sorted by digit, zeros first, which are harder than the
+rest; the order here is a permutation of it, the same each time, so that the first n are a sample of
+all.
 
 Checksums: torchvision publishes the md5 of the gzipped IDX files; the SHA-256 of the uncompressed
 files holds copies that were gzipped anew. TensorFlow Datasets publishes the SHA-256 of
