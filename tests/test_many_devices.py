@@ -110,7 +110,8 @@ def test_gradients_are_those_of_one_device(ppl: str, name: str, found: Any) -> N
             np.testing.assert_allclose(many[key], one[key], rtol=1e-5, atol=1e-6, err_msg=key)
     histories = [Run.open(folder / name).history for folder in found(ppl)[:2]]
     for part in ("loss", "elbo", "kl", "valid_elbo", "valid_kl", "grad_norm"):
-        np.testing.assert_allclose(*(h[part].values for h in histories), rtol=1e-5, err_msg=part)
+        values = [h[part].values for h in histories]  # atol in nats, for sites with next to none
+        np.testing.assert_allclose(*values, rtol=1e-5, atol=1e-9, err_msg=part)
 
 
 def test_likelihoods_are_those_of_one_device(ppl: str, found: Any) -> None:
