@@ -167,6 +167,9 @@ def at_home(recipe: Recipe) -> Recipe:
         for name in ("path", "condition")
         if (given := getattr(recipe.data, name)) not in (None, "label")
     }
+    repository = recipe.data.repository  # on the hub, or a folder in the place of one
+    if repository is not None and Path(repository).expanduser().is_dir():
+        kept["repository"] = str(Path(repository).expanduser().resolve())
     return replace(recipe, data=replace(recipe.data, **kept))
 
 

@@ -106,7 +106,7 @@ class Fit:
 
 
 class Stop(Exception):
-    """Raised by a callback: training ends here, with a checkpoint.
+    """Raised by a callback: training ends here, with a checkpoint, in all processes.
 
     A callback with a true attribute `within_epochs` is also called between the parts of an epoch
     (`training.checkpoint_steps`), with the history of whole ones.
@@ -148,10 +148,12 @@ def train(
     show_progress: bool = True,
     callbacks: Iterable[Callable[[xr.Dataset], Any]] = (),
     leads: bool = True,
+    any_of: Callable[[bool], bool] = bool,
 ) -> tuple[xr.Dataset, int | None]:
     """Run epochs until `settings.epochs` or early stopping; (history, best epoch).
 
-    Of several processes one `leads`: the others begin where it does, and write and show nothing.
+    Of several processes one `leads`: the others begin where it does, write, show and call nothing,
+    and stop where it does, which `any_of` tells them (`ppl_vae.<ppl>.ranks`).
 
     Raises:
         UsageError: another process is training the run.
@@ -164,7 +166,9 @@ def train(
         if not leads:
             run, show_progress, callbacks = None, False, ()
         with monitor.bar(trainer, settings, progress, show_progress) as bar:
-            _epochs(trainer, objective, settings, full_weight, progress, bar, run, callbacks)
+            _epochs(
+                trainer, objective, settings, full_weight, progress, bar, run, callbacks, any_of
+            )
     return history_of(progress.rows, trainer.sites), progress.best_epoch
 
 
@@ -177,6 +181,7 @@ def _epochs(
     bar: tqdm,
     run: Run | None,
     callbacks: Iterable[Callable[[xr.Dataset], Any]],
+    any_of: Callable[[bool], bool],
 ) -> None:
     """All that are left, each told to the board and the callbacks, and saved when it is time."""
     board = monitor.board_of(run, progress.rows, trainer.sites)
@@ -189,13 +194,16 @@ def _epochs(
             saved_at, last_saved = time.monotonic(), progress.epoch
 
     def call(those: Iterable[Callable[[xr.Dataset], Any]]) -> None:
+        stop = None
         try:
             for callback in those:
                 callback(history_of(progress.rows, trainer.sites))
-        except Stop:
+        except Stop as raised:
+            stop = raised
+        if any_of(stop is not None):
             if run is not None:
                 _save(run, trainer, progress)
-            raise
+            raise stop or Stop
 
     def pause() -> None:
         save_if_due()

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from zoo import X_SHAPE, Case
 
+from ppl_vae import loop
 from ppl_vae.data import Images
 from ppl_vae.errors import UsageError
 from ppl_vae.recipes import Recipe
@@ -167,6 +168,48 @@ def _held_by_jax(trainer: Any) -> tuple[int, int]:
 HELD = {"pyro": _held_by_torch, "numpyro": _held_by_jax}
 
 
+def stopped(ppl: str, out: Path) -> None:
+    """Every process ends where the leader's callback says so."""
+
+    def stop(_: Any) -> None:
+        raise loop.Stop
+
+    pair = Case(ppl, "vae", "ladder").build(**SMALL)
+    try:
+        fit(ppl, pair, out / "stopped", epochs=EPOCHS, callbacks=[stop])
+    except loop.Stop:
+        (out / f"stopped-{room(ppl).ranks.rank()}").touch()
+
+
+def plain(ppl: str, out: Path) -> None:
+    """Functions whose weights are drawn after a site, where processes have unlike shares."""
+    if ppl == "pyro":
+        fit(ppl, functions(), out / "plain", images=5, batch_size=5, precision="float64")
+
+
+def functions() -> tuple[Any, Any]:
+    """Pyro's, with the least to learn."""
+    import pyro
+    import pyro.distributions as dist
+    import torch
+
+    size = int(np.prod(X_SHAPE))
+
+    def model(x: Any) -> None:
+        with pyro.plate("images", len(x)):
+            z = pyro.sample("z1", dist.Normal(x.new_zeros(len(x), 2), 1.0).to_event(1))
+            w = pyro.param("w", lambda: torch.randn(2, size, dtype=x.dtype))
+            logits = (z @ w).reshape(x.shape)
+            pyro.sample("x", dist.Bernoulli(logits=logits).to_event(3), obs=x)
+
+    def guide(x: Any) -> None:
+        v = pyro.param("v", lambda: 0.1 * torch.randn(size, 2, dtype=x.dtype))
+        with pyro.plate("images", len(x)):
+            pyro.sample("z1", dist.Normal(x.flatten(1) @ v, 1.0).to_event(1))
+
+    return model, guide
+
+
 def killed(ppl: str, out: Path) -> None:
     whole(ppl, out, "killed", dies=True)
 
@@ -212,7 +255,8 @@ def room(ppl: str) -> Any:
 
 
 TASKS = {
-    task.__name__: task for task in (first_step, weights, refused, whole, begun, killed, resumed)
+    task.__name__: task
+    for task in (first_step, weights, refused, whole, begun, stopped, plain, killed, resumed)
 }
 
 
@@ -227,7 +271,8 @@ def begin(environment: dict[str, str], log: Path, *argv: str) -> None:
 def main(ppl: str, tasks: str, out: str) -> int:
     from ppl_vae import cli, launch  # as the command line ends
 
-    room(ppl).ranks.join()
+    if ppl == "numpyro" or not tasks.startswith("weights"):  # `log_weights` joins by itself
+        room(ppl).ranks.join()
     try:
         for task in tasks.split(","):
             TASKS[task](ppl, Path(out))

@@ -26,15 +26,20 @@ def test_a_study_of_several_runs_at_once(
     if ppl == "pyro":
         monkeypatch.setattr("ppl_vae.pyro.at_once.get_context", lambda _: processes.FORKS)
     else:
-        mapped = []
+        mapped, together = [], []
         from ppl_vae.numpyro import at_once
 
         asked = at_once._mapped
-        monkeypatch.setattr(
-            at_once, "_mapped", lambda trainers: mapped.append(len(trainers)) or asked(trainers)
-        )
+
+        def counted(trainers: Any) -> Any:
+            mapped.append(len(trainers))
+            program, shared = asked(trainers)
+            return at_once._Mapped(lambda *of: together.append(len(of[0])) or program(*of), shared)
+
+        monkeypatch.setattr(at_once, "_mapped", counted)
     torch.set_num_threads(1)  # as a process of several has; other counts give other bits
     settings = {**test_studies.STUDY["set"], "training.epochs": 2, "objective.warmup_epochs": 2}
+    settings["training.checkpoint_steps"] = 6  # of eleven: parts of six and of five
     study = studies.read(test_studies.written(tmp_path, set=settings, seeds=[3, 4]))
     clock, exact = studying._Clock(None), ppl == "pyro"
     runs = study.runs()[: 2 if exact else 3]
@@ -52,7 +57,9 @@ def test_a_study_of_several_runs_at_once(
             np.testing.assert_allclose(array, weights[name], rtol=0, atol=0 if exact else 1e-5)
     first, second = (run.weights()[0] for run in at_once[:2])
     assert any((first[name] != second[name]).any() for name in first)
-    assert exact or mapped == [2]  # the third was alone of its kind
+    if not exact:  # the third was alone of its kind; two epochs of two parts
+        assert mapped == [2]
+        assert together == [2] * 4
 
 
 TINY = {

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ppl_vae import experiment, recipes
 from ppl_vae.data import load, shards
 from ppl_vae.data.colour import SETS
 from ppl_vae.errors import UsageError
@@ -247,6 +248,27 @@ def test_the_hub_is_taken_up_where_it_was_left(kind: Any, monkeypatch: pytest.Mo
     every = np.concatenate([train, valid]).transpose(0, 3, 1, 2)
     np.testing.assert_array_equal(load("celeba64").train.images, every)
     assert [split for _, split in asked] == ["valid", "test"]
+
+
+def test_a_folder_in_a_repository_s_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Of one name seen from two folders, and with other files than before."""
+    many = {str(tmp_path / name / "parquet"): pixels(3, seed=i) for i, name in enumerate("ab")}
+    for folder in many:
+        Path(folder).mkdir(parents=True)
+        (Path(folder) / "train.parquet").write_text("stands for images")
+    asked = hub(monkeypatch, {name: {"train": x, "test": x} for name, x in many.items()})
+    for folder, x in many.items():
+        monkeypatch.chdir(Path(folder).parent)
+        found = load("hub", repository="parquet", image_size=SIDE)
+        np.testing.assert_array_equal(found.test.images, x.transpose(0, 3, 1, 2))
+    assert len(asked) == 4
+    load("hub", repository="parquet", image_size=SIDE)
+    assert len(asked) == 4  # kept
+    (Path(folder) / "more.parquet").write_text("stands for more")
+    load("hub", repository="parquet", image_size=SIDE)
+    assert len(asked) == 6
+    recipe = recipes.read("vae-digits", ["data.name=hub", "data.repository=parquet"])
+    assert experiment.at_home(recipe).data.repository == folder
 
 
 def test_any_repository(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

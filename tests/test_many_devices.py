@@ -75,7 +75,9 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Found]:
             one, many = (tmp_path_factory.mktemp(f"{ppl}-{kind}") for kind in ("one", "many"))
             many_devices.first_step(ppl, one)
             many_devices.weights(ppl, one)
-            ended = start(ppl, "first_step,weights,refused,whole,begun,killed", many)
+            many_devices.plain(ppl, one)
+            tasks = "weights,first_step,refused,whole,begun,stopped,plain,killed"
+            ended = start(ppl, tasks, many)
             assert (many / "killed").exists(), ended[0].said
             made[ppl] = Found(one, many, ended)
         return made[ppl]
@@ -164,6 +166,36 @@ def test_a_shared_out_optimizer_goes_on_alone(found: Any) -> None:
     assert alone.keys() == moved.keys()
     for name in alone:
         np.testing.assert_allclose(moved[name], alone[name], 1e-6, 1e-8, err_msg=name)
+
+
+def test_all_stop_where_the_leader_does(ppl: str, found: Any) -> None:
+    folder = found(ppl).many
+    processes = 2 if ppl == "pyro" else 1
+    assert len(list(folder.glob("stopped-*"))) == processes
+    kept = Run.open(folder / "stopped").restore()
+    assert kept is not None
+    assert kept.info["epoch"] == 1
+
+
+def test_plain_functions_weights_are_those_of_one_process(found: Any) -> None:
+    one, many = (arrays(folder / "plain") for folder in found("pyro")[:2])
+    assert {"weights/params.w", "weights/params.v"} <= one.keys()
+    for name in one:
+        np.testing.assert_allclose(many[name], one[name], rtol=1e-6, atol=1e-9, err_msg=name)
+
+
+def test_who_is_done_first_waits_for_the_leader(monkeypatch: pytest.MonkeyPatch) -> None:
+    """JAX by itself ends all processes when one has waited for five minutes to leave."""
+    import jax
+
+    from ppl_vae.numpyro import ranks
+
+    asked: dict[str, Any] = {}
+    for name, value in {**JAX, "JAX_PROCESS_ID": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **given: asked.update(given))
+    ranks.join()
+    assert asked["shutdown_timeout_seconds"] >= 24 * 3600
 
 
 TRAINS = """

@@ -108,7 +108,12 @@ class ColourSet:
 
     def of_repository(self, repository: str) -> tuple[Images, Images]:
         """Images of a repository, which the package `datasets` may also find in a folder."""
-        kept = cache_folder() / self.name / f"{repository.replace('/', '--')}{self.key}"
+        place = Path(repository).expanduser()
+        name = repository.replace("/", "--")
+        if place.is_dir():
+            repository = str(place.resolve())
+            name = _digest(place, sorted(file for file in place.rglob("*") if file.is_file()))
+        kept = cache_folder() / self.name / f"{name}{self.key}"
         return self._split(_kept(kept) or self._from_hub(kept, repository))
 
     def _local(self, place: Path) -> tuple[Images, Images]:

@@ -1,9 +1,11 @@
 """Several runs trained at once on one device: their epochs are one program, mapped over them.
 
 Each run is trained in a thread of its own, of which one works at a time (NumPyro's handlers are
-global). A run that has come to an epoch waits for those of its kind; the last one to come runs all
-of their epochs under `jax.vmap`, which fills a device that one small net leaves idle. Checkpoints,
-history, validation and going on are each run's own; numbers are those of a run alone to rounding.
+global). A run that has come to an epoch, or to a part of one (`training.checkpoint_steps`), waits
+for those of its kind; the last one to come runs all that are of one length under `jax.vmap`, which
+fills a device that one small net leaves idle. Images that stay on disk have each run's parts one
+after another. Checkpoints, history, validation and going on are each run's own; numbers are those
+of a run alone to rounding.
 """
 
 from __future__ import annotations
@@ -68,21 +70,31 @@ class TogetherTrainer(NumPyroTrainer):
         super().__init__(*args)
         self.turns: _Turns = _mine.turns
         self.kind: Hashable = _mine.kind
-        self.alone = self.epoch
-        self.epoch: Any = self._epoch_of_many
+        self.alone = self.part
+        self.ordered = jax.jit(self._order)
+        if not self.train.streamed:
+            self.part: Any = self._part_of_many
+            self.epoch: Any = self._epoch_of_many
 
     def _epoch_of_many(self, now: State, values: Array, rng_key: Any, rates: Any) -> Any:
-        return self.turns.epoch(_Asked(self, (now, rng_key, rates)))
+        return self.part(now, values, *self.ordered(rng_key), rates)
+
+    def _part_of_many(self, now: State, values: Array, order: Array, keys: Any, rates: Any) -> Any:
+        return self.turns.part(_Asked(self, (now, order, keys, rates)))
 
 
 @dataclass(eq=False)
 class _Asked:
-    """An epoch that waits."""
+    """An epoch, or a part of one, that waits."""
 
     trainer: TogetherTrainer
-    inputs: tuple[State, Any, Any]  # state, key, (KL weights, learning rates)
+    inputs: tuple[State, Array, Any, Any]  # state, images, keys, (KL weights, learning rates)
     answer: Any = None
     error: BaseException | None = None
+
+    @property
+    def steps(self) -> int:
+        return len(self.inputs[1])
 
 
 class _Mapped(NamedTuple):
@@ -117,8 +129,8 @@ class _Turns:
                 self.alive.remove(self.kinds[i])
                 self.turn.notify_all()
 
-    def epoch(self, asked: _Asked) -> Any:
-        """(state, rows) of an epoch, once all others of its kind have come to theirs."""
+    def part(self, asked: _Asked) -> Any:
+        """(state, rows) of the steps, once all others of its kind have come to theirs."""
         kind = asked.trainer.kind
         self.waiting[kind].append(asked)
         while asked.answer is None and asked.error is None:
@@ -134,27 +146,28 @@ class _Turns:
         return asked.answer
 
     def _run(self, kind: Hashable) -> None:
-        group = self.waiting.pop(kind)
+        waiting = self.waiting.pop(kind)
         try:
-            answers = self._answers(kind, group)
+            if len(waiting) > 1 and kind not in self.mapped:
+                self.mapped[kind] = _mapped([asked.trainer for asked in waiting])
+            for steps in dict.fromkeys(asked.steps for asked in waiting):
+                group = [asked for asked in waiting if asked.steps == steps]
+                for asked, answer in zip(group, self._answers(kind, group), strict=True):
+                    asked.answer = answer
         except BaseException as error:
-            for asked in group:
-                asked.error = error
-            return
-        for asked, answer in zip(group, answers, strict=True):
-            asked.answer = answer
+            for asked in waiting:
+                if asked.answer is None:
+                    asked.error = error
 
     def _answers(self, kind: Hashable, group: list[_Asked]) -> list[Any]:
         trainers = [asked.trainer for asked in group]
         if len(group) == 1:
             (now, *rest), images = group[0].inputs, trainers[0].train.values
             return [trainers[0].alone(now, images, *rest)]
-        if kind not in self.mapped:
-            self.mapped[kind] = _mapped(trainers)
         program, shared = self.mapped[kind]
         images = trainers[0].train.values if shared else [t.train.values for t in trainers]
-        states, keys, rates = zip(*(asked.inputs for asked in group), strict=True)
-        answers: list[Any] = program(states, images, keys, rates)
+        states, *rest = zip(*(asked.inputs for asked in group), strict=True)
+        answers: list[Any] = program(states, images, *rest)
         return answers
 
 
@@ -163,11 +176,11 @@ def _mapped(trainers: list[TogetherTrainer]) -> _Mapped:
     shared = all(bool(jnp.array_equal(first.values, data.values)) for data in others)
     for data in others if shared else ():
         data.values = first.values  # their own copies are given back
-    one = jax.vmap(trainers[0]._epoch, in_axes=(0, None if shared else 0, 0, 0))
+    many = jax.vmap(trainers[0]._part, in_axes=(0, None if shared else 0, 0, 0, 0))
 
-    def program(states: Any, images: Any, keys: Any, rates: Any) -> list[Any]:
-        stacked = one(
-            _stacked(states), images if shared else _stacked(images), *map(_stacked, (keys, rates))
+    def program(states: Any, images: Any, *rest: Any) -> list[Any]:
+        stacked = many(
+            _stacked(states), images if shared else _stacked(images), *map(_stacked, rest)
         )
         return [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(len(states))]
 

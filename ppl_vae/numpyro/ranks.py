@@ -6,7 +6,7 @@ everything here is what it is for one.
 
 from __future__ import annotations
 
-__all__ = ["count", "join", "leads", "leave", "rank", "same", "wait"]
+__all__ = ["any_of", "count", "join", "leads", "leave", "rank", "same", "wait"]
 
 import os
 import zlib
@@ -18,6 +18,11 @@ from jax.experimental import multihost_utils
 from ppl_vae import launch
 from ppl_vae.errors import UsageError
 from ppl_vae.settings import TrainingSettings
+
+# Those who are done first wait for the leader, which still draws figures or runs checks: for hours
+# perhaps, where JAX would end them all after five minutes. A process that has died is found out by
+# its heartbeat.
+PATIENCE = 7 * 24 * 3600  # seconds
 
 
 def join(settings: TrainingSettings | None = None) -> None:
@@ -43,7 +48,9 @@ def join(settings: TrainingSettings | None = None) -> None:
         )
     address = os.environ["JAX_COORDINATOR_ADDRESS"]
     try:
-        jax.distributed.initialize(address, told.count, told.rank)
+        jax.distributed.initialize(
+            address, told.count, told.rank, shutdown_timeout_seconds=PATIENCE
+        )
     except (RuntimeError, ValueError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise UsageError(
@@ -78,6 +85,13 @@ def wait() -> None:
     """Go on when all processes have come here."""
     if count() > 1:
         multihost_utils.sync_global_devices("ppl_vae")
+
+
+def any_of(value: bool) -> bool:
+    """Whether `value` is true in any process; all have to ask."""
+    if count() == 1:
+        return value
+    return bool(np.any(multihost_utils.process_allgather(np.asarray(value))))
 
 
 def same(what: str, value: str) -> None:

@@ -78,6 +78,7 @@ def fit(
                 show_progress=progress,
                 callbacks=callbacks,
                 leads=ranks.leads(),
+                any_of=ranks.any_of,
             )
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):

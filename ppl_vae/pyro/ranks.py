@@ -8,6 +8,7 @@ from __future__ import annotations
 
 __all__ = [
     "all_sum",
+    "any_of",
     "count",
     "first_to_tell",
     "join",
@@ -97,6 +98,14 @@ def wait() -> None:
     if count() > 1:
         with together():
             all_sum(torch.zeros(1))
+
+
+def any_of(value: bool) -> bool:
+    """Whether `value` is true in any process; all have to ask."""
+    if count() == 1:
+        return value
+    with together():
+        return bool(all_sum(torch.tensor(float(value))))
 
 
 def same(what: str, value: str) -> None:

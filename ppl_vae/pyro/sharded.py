@@ -59,6 +59,12 @@ class ShardedTrainer(PyroTrainer):
         if any(parameter.requires_grad for part in modules for parameter in part.parameters()):
             self.together = self._in_parallel(modules)
 
+    def _begin(self) -> None:
+        with Share(self.batch_size).own():  # what a parameter is drawn from is one process's stream
+            super()._begin()
+        for parameter in self.plain.values():  # modules' are made the same by torch
+            dist.broadcast(parameter.data, 0)
+
     def _objective(self, settings: ObjectiveSettings) -> Objective:
         self._check()
         return ShardedObjective(settings, num_data=len(self.train))

@@ -83,6 +83,7 @@ def fit(
                 show_progress=progress,
                 callbacks=callbacks,
                 leads=ranks.leads(),
+                any_of=ranks.any_of,
             )
         except torch.OutOfMemoryError as error:
             raise loop.out_of_memory(trainer, run) from error

@@ -105,6 +105,8 @@ def stream_log_weights(
     """
     if num_samples < 1:
         raise UsageError(f"num_samples: expected at least 1, came {num_samples}")
+    if spread:
+        ranks.join()
     count = len(x)
     whole = keeps_order(guide)  # neither split nor repeated
     size = count if whole else max(1, min(count, 100, HELD // num_samples))
