@@ -26,6 +26,7 @@ import numpy as np
 import xarray as xr
 
 from benchmarks.beta_report import Piece, write
+from benchmarks.command import ended
 from ppl_vae import experiment, recipes
 from ppl_vae.data import Images
 from ppl_vae.errors import UsageError
@@ -196,4 +197,4 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main))

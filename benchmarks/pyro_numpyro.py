@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.command import ended
 from benchmarks.machine import describe
 from benchmarks.timing import interleaved, ratio
 from ppl_vae import experiment, recipes
@@ -211,4 +212,4 @@ def _line(name: str, found: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main))

@@ -16,12 +16,14 @@ __all__ = ["draw", "main", "measure"]
 import argparse
 import importlib
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.command import ended
 from evaluation._canvas import BLUE, GREY, ORANGE, drawing, save
 from ppl_vae import recipes
 from ppl_vae.errors import UsageError
@@ -120,4 +122,4 @@ def _line(runs: Sequence[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(ended(main))

@@ -12,6 +12,7 @@ __all__ = ["main"]
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -22,6 +23,7 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from flax import nnx
 
+from benchmarks.command import ended
 from benchmarks.machine import describe
 from guides.numpyro import LadderGuide, MeanFieldGuide
 from ppl_vae import data, recipes
@@ -104,4 +106,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(ended(main))
