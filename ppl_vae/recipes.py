@@ -20,6 +20,7 @@ __all__ = [
     "differences",
     "names",
     "read",
+    "told",
     "with_changes",
 ]
 
@@ -239,12 +240,17 @@ def changes(recipe: Recipe) -> str:
     >>> changes(read("vae-digits", ["objective.beta=4", "training.seed=3"]))
     'objective.beta=4.0'
     """
-    leaves = {key: value for key, value in _leaves(recipe.to_dict()).items() if _tells(key)}
+    leaves = told(recipe)
     if recipe.name not in names():
         text = json.dumps(leaves, sort_keys=True, default=str)
         return f"own, {hashlib.sha256(text.encode()).hexdigest()[:8]}"
     changed = [key for key in differences(read(recipe.name), recipe) if _tells(key)]
     return ", ".join(f"{key}={leaves.get(key, 'left out')}" for key in changed)
+
+
+def told(recipe: Recipe) -> dict[str, Any]:
+    """{dotted key: value} of what makes a recipe a setting; see `changes`."""
+    return {key: value for key, value in _leaves(recipe.to_dict()).items() if _tells(key)}
 
 
 def _tells(key: str) -> bool:

@@ -51,7 +51,8 @@ class Member:
         recipe: checked, all changes in place.
         folder: of the run, below the study's.
         full_epochs: of the study's own protocol, of which the recipe may have a share.
-        cut: how its data are others, or its evaluation less, than the study's own; "" where not.
+        cut: how its data or settings are others, or its evaluation less, than the study's own; ""
+            where not.
     """
 
     name: str
@@ -144,7 +145,11 @@ class Study:
                 raise UsageError(f"{where}: {error}") from error
             number = recipe.training.seed
             folder = name if len(seeds) == 1 else f"{name}/seed-{number}"
-            cuts = (_moved(full.data, recipe.data), _cut(full.evaluation, recipe.evaluation))
+            cuts = (
+                _moved(full.data, recipe.data),
+                _altered(full, whole),
+                _cut(full.evaluation, recipe.evaluation),
+            )
             lengths = (full.training.epochs, ", ".join(filter(None, cuts)))
             found.append(Member(name, number, recipe, folder, *lengths))
         return found
@@ -158,6 +163,21 @@ def _moved(full: recipes.DataSettings, asked: recipes.DataSettings) -> str:
     """
     there, here = (f"{one.name}, {one.binarization} binarisation" for one in (full, asked))
     return "" if there == here else f"{here}, in the place of {there}"
+
+
+def _altered(full: Recipe, asked: Recipe) -> str:
+    """Settings other than the study's own; data and epochs have words of their own.
+
+    >>> _altered(recipes.read("vae-digits"), recipes.read("vae-digits", ["objective.beta=4"]))
+    'objective.beta=4.0 in the place of 1.0'
+    """
+    there, here = recipes.told(full), recipes.told(asked)
+    own = ("data.name", "data.binarization", "training.epochs")
+    return ", ".join(
+        f"{key}={here.get(key, 'left out')} in the place of {there.get(key, 'none')}"
+        for key in recipes.differences(full, asked)
+        if key in {**there, **here} and key not in own
+    )
 
 
 def _cut(full: recipes.EvaluationSettings, asked: recipes.EvaluationSettings) -> str:
