@@ -22,7 +22,9 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from benchmarks.command import ended, number
 from benchmarks.machine import describe
 
 OUT = Path(__file__).parent / "results" / "compile_time.json"
@@ -81,7 +83,7 @@ def measure(groups: int) -> dict[str, float]:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compile_time", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--groups", type=int, nargs="+", default=[10, 20, 45, 75])
+    parser.add_argument("--groups", type=number, nargs="+", default=[10, 20, 45, 75])
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--here", type=int, metavar="GROUPS", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -89,11 +91,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(json.dumps(measure(options.here)))
         return
     told = json.loads(options.out.read_text()) if options.out.exists() else {}
-    told = {"machine": describe(), "groups": told.get("groups", {})}
+    told = {"groups": told.get("groups", {})}
     for groups in options.groups:
         if str(groups) not in told["groups"]:
-            told["groups"][str(groups)] = _twice(groups)
+            told["groups"][str(groups)] = {"machine": describe(), **_twice(groups)}
             told["groups"] = dict(sorted(told["groups"].items(), key=lambda item: int(item[0])))
+            options.out.parent.mkdir(parents=True, exist_ok=True)
             options.out.write_text(json.dumps(told, indent=2) + "\n")
     print(_table(told["groups"]))
 
@@ -113,7 +116,7 @@ def _twice(groups: int) -> dict[str, dict[str, float]]:
     return found
 
 
-def _table(groups: dict[str, dict[str, dict[str, float]]]) -> str:
+def _table(groups: dict[str, dict[str, Any]]) -> str:
     lines = ["| groups | first, s | of it XLA | cached, s |", "|---|---|---|---|"]
     for count, found in groups.items():
         first, cached = found["first"], found["cached"]
@@ -125,4 +128,4 @@ def _table(groups: dict[str, dict[str, dict[str, float]]]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(ended(main, on_cpu=True))

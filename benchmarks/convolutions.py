@@ -13,6 +13,7 @@ __all__ = ["main", "measured"]
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -24,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from benchmarks.command import ended, number, place
 from benchmarks.machine import describe
 from benchmarks.timing import interleaved, ratio
 from ppl_vae.numpyro.nets.convolution import LAYOUT, conv_general_dilated
@@ -96,11 +98,14 @@ def _one_by_one(step: Callable[..., Any], weights: Any, batches: Any, _: int) ->
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.convolutions")
-    parser.add_argument("--sides", type=int, nargs="+", default=SIDES)
-    parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    return parser.parse_args(arguments)
+    parser.add_argument("--sides", type=number, nargs="+", default=SIDES)
+    parser.add_argument("--repeats", type=number, default=20)
+    parser.add_argument("--out", type=Path, help=f"JSON (results/{RESULTS.name})")
+    options = parser.parse_args(arguments)
+    whole = set(SIDES) <= set(options.sides) and options.repeats >= 20
+    options.out = place(options.out, RESULTS, whole)
+    return options
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(ended(main, on_cpu=True))

@@ -23,6 +23,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from benchmarks.command import ended, place
 from benchmarks.linear_gaussian import LinearGaussian
 from benchmarks.machine import describe
 from evaluation import likelihood_ladder
@@ -93,8 +94,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help=f"JSON (results/{RESULTS.name} unless --quick)")
     options = parser.parse_args(arguments)
     options.ppl = options.ppl or ["pyro", "numpyro"]
-    if options.out is None and not options.quick:
-        options.out = RESULTS
+    if not options.quick and not options.one:
+        options.out = place(options.out, RESULTS, whole=len(set(options.ppl)) == 2)
     return options
 
 
@@ -107,4 +108,4 @@ def _line(row: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main, on_cpu=True))

@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.command import ended, number
 from benchmarks.machine import describe
 from benchmarks.problem import grey_images
 from benchmarks.timing import interleaved
@@ -79,12 +80,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.out is not None and options.out.exists():
         told = json.loads(options.out.read_text()).get("axes", {})
     for axis in options.axis:
-        told[axis] = _apart(axis, options)
+        told[axis] = {"machine": describe(), **_apart(axis, options)}
         print(_table(axis, told[axis]), flush=True)
         if options.out is not None:
             options.out.parent.mkdir(parents=True, exist_ok=True)
-            report = {"machine": describe(), "axes": told}
-            options.out.write_text(json.dumps(report, indent=2) + "\n")
+            options.out.write_text(json.dumps({"axes": told}, indent=2) + "\n")
     if options.figure is not None:
         from benchmarks.pictures import growth
 
@@ -168,7 +168,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.growth", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--axis", choices=list(AXES), action="append", help="one alone")
-    parser.add_argument("--repeats", type=int, help="timed turns of every size (9)")
+    parser.add_argument("--repeats", type=number, help="timed turns of every size (9)")
     parser.add_argument("--quick", action="store_true", help="two sizes of an axis, 2 turns")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=f"JSON (results/{OUT.name} unless --quick)")
@@ -199,4 +199,4 @@ OBJECTIVE = ObjectiveSettings()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main, on_cpu=True))

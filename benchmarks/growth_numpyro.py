@@ -28,20 +28,19 @@ Made = tuple[Callable[[int], object], dict[str, float]]
 
 
 def training(size: Size, data: Images, decoder: str) -> Made:
-    """(a turn of one compiled step, its operations and bytes)."""
+    """(a turn of an epoch of one step, the step's operations and bytes)."""
     settings = replace(TRAINING, batch_size=size.batch)
-    cpu = jax.devices("cpu")[0]
+    cpu, one = jax.devices("cpu")[0], np.ones(1)
     trainer = NumPyroTrainer(*_pair(size, decoder), data, None, OBJECTIVE, settings, cpu)
     x = trainer.train.batch(slice(0, size.batch), random.key(0))
     rates = (jnp.float32(1.0), jnp.float32(1e-3))
     traced = jax.jit(trainer.step).trace(trainer.now, x, random.key(0), *rates)
-    step, now = traced.lower().compile(), [trainer.now]
 
     def turn(number: int) -> None:
-        now[0], row = step(now[0], x, random.key(number), *rates)
-        np.asarray(row)  # waits for the device
+        trainer.run_epoch(number, one, 1e-3 * one, lambda _: None)
 
-    return turn, _counted(step, traced.jaxpr)
+    turn(0)  # compiles
+    return turn, _counted(traced.lower().compile(), traced.jaxpr)
 
 
 def evaluation(size: Size, data: Images, decoder: str) -> Made:

@@ -26,7 +26,7 @@ Made = tuple[Callable[[int], object], dict[str, float]]
 
 
 def training(size: Size, data: Images, decoder: str) -> Made:
-    """(a turn of one step, its operations and bytes)."""
+    """(a turn of an epoch of one step, its operations and bytes)."""
     settings = replace(TRAINING, batch_size=size.batch)
     trainer = PyroTrainer(*_pair(size, decoder), data, None, OBJECTIVE, settings)
     one = np.ones(1)
@@ -42,12 +42,13 @@ def training(size: Size, data: Images, decoder: str) -> Made:
 def evaluation(size: Size, data: Images, decoder: str) -> Made:
     """(a turn of log weights of the images, its operations and bytes)."""
     model, guide = (part.requires_grad_(False) for part in _pair(size, decoder))  # to be counted
+    with asked(model, guide, data, None, 0, "running") as images:
 
-    def turn(number: int) -> None:
-        with asked(model, guide, data, None, number, "running") as images:
-            _weights(model, guide, images.batch(slice(None)), size.samples)
+        def turn(number: int) -> None:
+            with pyro.validation_enabled(False):  # as within `asked`
+                _weights(model, guide, images.batch(slice(None)), size.samples)
 
-    return turn, _counted(lambda: turn(0))
+        return turn, _counted(lambda: turn(0))
 
 
 def _pair(size: Size, decoder: str) -> tuple[Any, Any]:

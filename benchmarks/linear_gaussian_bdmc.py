@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.command import ended, number, place
 from benchmarks.linear_gaussian import LinearGaussian
 from benchmarks.machine import describe
 from evaluation import annealed_bounds, likelihood_ladder
@@ -107,12 +108,14 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.linear_gaussian_bdmc")
     parser.description, parser.formatter_class = __doc__, argparse.RawDescriptionHelpFormatter
     parser.add_argument("--ppl", choices=("pyro", "numpyro"), action="append", help="one alone")
-    parser.add_argument("--points", type=int, default=100)
-    parser.add_argument("--temperatures", type=int, default=1000)
-    parser.add_argument("--samples", type=int, default=5000, help="K of the highest rung")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="JSON")
+    parser.add_argument("--points", type=number, default=100)
+    parser.add_argument("--temperatures", type=number, default=1000)
+    parser.add_argument("--samples", type=number, default=5000, help="K of the highest rung")
+    parser.add_argument("--out", type=Path, help=f"JSON (results/{RESULTS.name})")
     options = parser.parse_args(arguments)
     options.ppl = options.ppl or ["pyro", "numpyro"]
+    asked = (len(set(options.ppl)), options.points, options.temperatures, options.samples)
+    options.out = place(options.out, RESULTS, whole=asked == (2, 100, 1000, 5000))
     return options
 
 
@@ -130,4 +133,4 @@ def _spelled(values: dict[str, float]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main, on_cpu=True))

@@ -50,7 +50,7 @@ def _processor() -> str:
 
 
 def _gpu() -> str | None:
-    """The first GPU, its CUDA and its driver; None without one."""
+    """The first GPU that torch sees, its CUDA and its driver; None without one."""
     try:
         import torch
     except ImportError:

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.command import ended
 from benchmarks.problem import FAMILIES, Problem, grey_images
 from ppl_vae.data import Images
 from ppl_vae.settings import ObjectiveSettings, TrainingSettings
@@ -86,4 +87,4 @@ def _in_jax(problem: Problem) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main))

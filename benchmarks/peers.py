@@ -27,6 +27,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from benchmarks.command import ended, number, place
 from benchmarks.machine import describe
 from benchmarks.timing import interleaved, ratio
 
@@ -65,8 +66,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--peer", choices=list(SIDES), action="append", help="one alone")
-    parser.add_argument("--repeats", type=int, help="timed turns of every contestant (30)")
-    parser.add_argument("--steps", type=int, help="optimiser steps a turn (40)")
+    parser.add_argument("--repeats", type=number, help="timed turns of every contestant (30)")
+    parser.add_argument("--steps", type=number, help="optimiser steps a turn (40)")
     parser.add_argument("--environment", type=Path, help="folder of the peers' environment")
     parser.add_argument("--quick", action="store_true", help="2 turns of 2 steps, smaller nets")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
@@ -77,7 +78,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     options.repeats = options.repeats or (2 if options.quick else 30)
     options.steps = options.steps or (2 if options.quick else 40)
     if not options.quick and not options.here:
-        options.out, options.figure = options.out or RESULTS, options.figure or FIGURE
+        whole = set(options.peer) == set(SIDES)
+        options.out = place(options.out, RESULTS, whole)
+        options.figure = options.figure or (FIGURE if whole else None)
     return options
 
 
@@ -168,4 +171,4 @@ def _table(report: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main, on_cpu=True))

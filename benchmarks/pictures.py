@@ -26,24 +26,24 @@ def overhead(reports: Mapping[str, Mapping[str, Any]], path: str | Path) -> Path
         path: of the picture.
     """
     rows = [
-        (f"{family}: {time['name']}", time, report["memory"])
+        (f"{family}: {time['name']}", time, ppl, side["memory"])
         for family, report in reports.items()
-        for time in report["times"]
+        for ppl, side in report["sides"].items()
+        for time in side["times"]
     ]
     with drawing(7.6, 1.1 + 0.3 * len(rows)) as figure:
         times, memory = figure.subplots(1, 2, sharey=True, width_ratios=(2, 1))
-        for place, (_, time, peaks) in enumerate(rows):
-            ppl = "numpyro" if time["name"] == "NumPyro" else "pyro"
+        for place, (_, time, ppl, peaks) in enumerate(rows):
             times.plot(time["interval"], [place, place], color=GREY, linewidth=2)
             times.plot(time["ratio"], place, "o", color=COLOURS[ppl])
             if time["target"] is not None:
                 times.plot(time["target"], place, "|", color="black", markersize=11)
             if "stock" not in time["name"]:  # measured for the zoo's own step
-                apart = peaks[ppl]["relative_difference"]
+                apart = peaks["relative_difference"]
                 memory.plot(1 + apart, place, "o", color=COLOURS[ppl])
         for ax in (times, memory):
             ax.axvline(1, color=GREY, linewidth=0.8)
-        times.set_yticks(range(len(rows)), [name for name, _, _ in rows])
+        times.set_yticks(range(len(rows)), [name for name, *_ in rows])
         times.set_ylim(len(rows) - 0.5, -0.5)
         times.set_xlabel("step time / by hand")
         memory.set_xlabel("peak memory / by hand")

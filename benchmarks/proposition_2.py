@@ -30,6 +30,7 @@ __all__ = ["Mixture", "by_hand", "gap_by_hand", "main", "measure", "pair", "smal
 import argparse
 import json
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import norm
 
+from benchmarks.command import ended, number
 from benchmarks.machine import describe
 from evaluation._canvas import BLUE, GREY, drawing, save
+from ppl_vae.errors import UsageError
 from ppl_vae.typed import room
 
 OUT = Path(__file__).parent / "results" / "proposition_2.json"
@@ -215,17 +218,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--ppl", choices=("pyro", "numpyro"), default="numpyro")
     parser.add_argument("--layers", type=int, nargs="+", choices=LAYERS, default=list(LAYERS))
-    parser.add_argument("--draws", type=int, default=51_200, help="to train on (51200)")
-    parser.add_argument("--epochs", type=int, default=100, help="passes, 512 draws a step (100)")
-    parser.add_argument("--seeds", type=int, default=3, help="0 … SEEDS - 1 (3)")
-    parser.add_argument("--samples", type=int, default=500, help="K of the bound (500)")
-    parser.add_argument("--points", type=int, default=2000, help="that it is averaged over (2000)")
+    parser.add_argument("--draws", type=number, default=51_200, help="to train on (51200)")
+    parser.add_argument("--epochs", type=number, default=100, help="passes, 512 draws a step (100)")
+    parser.add_argument("--seeds", type=number, default=3, help="0 … SEEDS - 1 (3)")
+    parser.add_argument("--samples", type=number, default=500, help="K of the bound (500)")
+    parser.add_argument(
+        "--points", type=number, default=2000, help="that it is averaged over (2000)"
+    )
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--figure", type=Path, default=FIGURE)
     options = parser.parse_args(arguments)
     protocol = {key: getattr(options, key) for key in ("draws", "epochs", "samples", "points")}
     told = json.loads(options.out.read_text()) if options.out.exists() else {}
-    if told.get("protocol") != protocol:
+    if told.get("protocol", protocol) != protocol:
+        raise UsageError(f"--out: {options.out} is of {told['protocol']}: name another file")
+    if not told:
         told = {"machine": describe(), "protocol": protocol, "fits": {}}
         told["smallest"] = smallest_gaps()
         told["by hand"] = {str(steepness): gap_by_hand(steepness) for steepness in STEEPNESS}
@@ -237,6 +244,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 of_layers[str(seed)] = measure(options.ppl, layers, seed, **protocol)
                 if seed:  # the figure shows the first seed's
                     del of_layers[str(seed)]["shown"]
+                options.out.parent.mkdir(parents=True, exist_ok=True)
                 options.out.write_text(json.dumps(told) + "\n")
     print(_table(told))
     print(_draw(fits, options.figure))
@@ -282,4 +290,4 @@ def _draw(fits: dict[str, Any], path: Path) -> Path:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(ended(main))

@@ -27,11 +27,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.command import ended
+from benchmarks.command import ended, number
 from benchmarks.machine import describe
 from benchmarks.timing import interleaved, ratio
 from ppl_vae import experiment, recipes
 from ppl_vae.data import Images
+from ppl_vae.errors import UsageError
 from ppl_vae.recipes import Recipe
 
 OUT = Path(__file__).parent / "results" / "pyro_numpyro.json"
@@ -53,9 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     told: dict[str, Any] = {"recipes": {}}
     if options.out is not None and options.out.exists():
         told = json.loads(options.out.read_text())
-    told = {"machine": describe(), **{k: told[k] for k in ("recipes",)}}
     for name in options.recipe:
-        told["recipes"][name] = _apart(name, options)
+        told["recipes"][name] = {"machine": describe(), **_apart(name, options)}
         print(_line(name, told["recipes"][name]), flush=True)
         if options.out is not None:
             options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -72,6 +72,10 @@ def measure(name: str, repeats: int, steps: int) -> dict[str, Any]:
     recipe = recipes.read(name)
     data = experiment.load_data(recipe)
     few = data.train[: steps * recipe.training.batch_size]
+    if len(few) < steps * recipe.training.batch_size:
+        raise UsageError(
+            f"--steps: {name} has {len(few) // recipe.training.batch_size} an epoch, came {steps}"
+        )
     samples = SAMPLES.get(name, 5)
     blocks = np.arange((repeats + 2) * IMAGES) % len(data.train)
     some = data.train[blocks]
@@ -180,8 +184,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pyro_numpyro", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--recipe", action="append", help=f"of {', '.join(SAMPLES)}: all of them")
-    parser.add_argument("--repeats", type=int, help="timed turns of either side (12)")
-    parser.add_argument("--steps", type=int, help="optimiser steps a turn (5)")
+    parser.add_argument("--repeats", type=number, help="timed turns of either side (12)")
+    parser.add_argument("--steps", type=number, help="optimiser steps a turn (5)")
     parser.add_argument("--quick", action="store_true", help="vae-digits alone, 2 turns of 2 steps")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=f"JSON (results/{OUT.name} unless --quick)")
@@ -212,4 +216,4 @@ def _line(name: str, found: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(ended(main))
+    sys.exit(ended(main, on_cpu=True))

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.command import ended, number, place
 from benchmarks.machine import describe
 from benchmarks.timing import interleaved, ratio
 from ppl_vae import recipes
@@ -158,14 +159,14 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sampling", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--ppl", choices=("pyro", "numpyro"), action="append", help="one alone")
-    parser.add_argument("--repeats", type=int, help="timed draws of either way (7)")
+    parser.add_argument("--repeats", type=number, help="timed draws of either way (7)")
     parser.add_argument("--quick", action="store_true", help="6 × 6 pixels, 2 draws")
     parser.add_argument("--out", type=Path, help=f"JSON (results/{RESULTS.name} unless --quick)")
     options = parser.parse_args(arguments)
     options.ppl = options.ppl or ["pyro", "numpyro"]
     options.repeats = options.repeats or (2 if options.quick else 7)
-    if options.out is None and not options.quick:
-        options.out = RESULTS
+    if not options.quick:
+        options.out = place(options.out, RESULTS, whole=len(set(options.ppl)) == 2)
     return options
 
 
@@ -181,4 +182,4 @@ def _line(row: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main, on_cpu=True))

@@ -70,6 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise UsageError(
                 f"--members: no run of {name!r} in {options.study}: it has {', '.join(told)}"
             )
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(told, indent=1) + "\n")
     for name, runs in told.items():
         print(f"{name:24}{_line(list(runs.values()))}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["begin"]
+__all__ = ["begin", "check"]
 
 import argparse
 import time
@@ -18,6 +18,7 @@ from benchmarks.by_hand_torch import ByHand, Recorded
 from benchmarks.counting import counting
 from benchmarks.problem import LEARNING_RATE, Problem, columns, schedules
 from ppl_vae.data import Images
+from ppl_vae.errors import UsageError
 from ppl_vae.pyro import state
 from ppl_vae.pyro.compiling import compiled
 from ppl_vae.pyro.trainer import PyroTrainer
@@ -27,18 +28,24 @@ from ppl_vae.settings import ObjectiveSettings, TrainingSettings
 Turn = Callable[[int], np.ndarray]
 
 
+def check(device: str) -> None:
+    """Before anything is measured; UsageError where there is no such device."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda: torch sees no GPU here: leave it out, or take cpu")
+
+
 def begin(
     problem: Problem, images: np.ndarray, options: argparse.Namespace, stack: ExitStack
 ) -> dict[str, Any]:
     """Every way after its first turn, on the turn's own random stream, the same for all.
 
     Returns:
-        {turns, first (the first turn's columns), memory (bytes at its peak, CUDA's alone), seconds
-        (that it took), by way; operations (matrix products of a step), rate (such operations a
-        second in one large product)}.
+        {turns, first and second (those turns' columns), memory (bytes at its peak, CUDA's alone),
+        seconds (that it took), by way; operations (matrix products of a step), rate (such
+        operations a second in one large product)}.
     """
     stack.enter_context(_surroundings(TrainingSettings(device=options.device, threads=1)))
-    found: dict[str, Any] = {"turns": {}, "first": {}, "memory": {}, "seconds": {}}
+    found: dict[str, Any] = {"turns": {}, "first": {}, "second": {}, "memory": {}, "seconds": {}}
     on_gpu = options.device == "cuda"
     for way, make in _ways(problem, images, options, stack).items():
         begun, stands = time.perf_counter(), 0
@@ -48,6 +55,7 @@ def begin(
         turn = _seeded(make())
         found["turns"][way], found["first"][way] = turn, turn(0)
         found["seconds"][way] = time.perf_counter() - begun
+        found["second"][way] = turn(1)
         if on_gpu:
             found["memory"][way] = torch.cuda.max_memory_allocated() - stands
     size = 8192 if on_gpu and not options.quick else 512
@@ -101,10 +109,19 @@ def _operations(problem: Problem, images: np.ndarray) -> int:
 
 
 def _rate(size: int, options: argparse.Namespace) -> float:
-    """Operations a second of square products in float32, the best of seven."""
+    """Operations a second of square products, the best of seven.
+
+    Of float32, by the tensor cores (TF32) where there are any: the convolutions run so, and JAX.
+    """
     a, seconds = torch.randn(size, size, device=options.device), []
-    for _ in range(7):
-        begun = time.perf_counter()
-        float((a @ a)[0, 0])
-        seconds.append(time.perf_counter() - begun)
+    precision = torch.get_float32_matmul_precision()
+    if options.device == "cuda":
+        torch.set_float32_matmul_precision("high")
+    try:
+        for _ in range(7):
+            begun = time.perf_counter()
+            float((a @ a)[0, 0])
+            seconds.append(time.perf_counter() - begun)
+    finally:
+        torch.set_float32_matmul_precision(precision)
     return 2 * size**3 / min(seconds)

@@ -23,10 +23,11 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from flax import nnx
 
-from benchmarks.command import ended
+from benchmarks.command import ended, number
 from benchmarks.machine import describe
 from guides.numpyro import LadderGuide, MeanFieldGuide
 from ppl_vae import data, recipes
+from ppl_vae.errors import UsageError
 from ppl_vae.numpyro import build, fit
 from ppl_vae.numpyro.nets import mlp
 
@@ -89,16 +90,22 @@ def measure(variant: Variant, epochs: int, seed: int) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--epochs", type=number, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args(argv)
     told = json.loads(args.out.read_text()) if args.out.exists() else {}
-    if (told.get("epochs"), told.get("seed")) != (args.epochs, args.seed):
+    if told and (told["epochs"], told["seed"]) != (args.epochs, args.seed):
+        raise UsageError(
+            f"--out: {args.out} is of {told['epochs']} epochs and seed {told['seed']}: name "
+            "another file"
+        )
+    if not told:
         told = {"machine": describe(), "epochs": args.epochs, "seed": args.seed, "variants": {}}
     for name, variant in VARIANTS.items():
         if name not in told["variants"]:
             told["variants"][name] = measure(variant, args.epochs, args.seed)
+            args.out.parent.mkdir(parents=True, exist_ok=True)
             args.out.write_text(json.dumps(told, indent=2) + "\n")
         found = told["variants"][name]
         kl = ", ".join(f"{site} {nats:.2f}" for site, nats in found["kl"].items())

@@ -333,10 +333,10 @@ def _check(
         )
 
 
-def out_of_memory(trainer: Trainer, run: Run | None) -> TrainingError:
+def out_of_memory(settings: TrainingSettings, run: Run | None) -> TrainingError:
     """The error to raise where a device has no memory left."""
     return TrainingError(
-        f"out of memory: lower training.batch_size (now {trainer.batch_size})" + _where(run)
+        f"out of memory: lower training.batch_size (now {settings.batch_size})" + _where(run)
     )
 
 

@@ -153,6 +153,20 @@ class Pyramid:
         rows, columns = (self.side - side for side in self.x_shape[1:])
         return (rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2)
 
+    @property
+    def rows(self) -> int:
+        """Images that go through the nets at once: 2^28 values of the largest two maps, 1 GB.
+
+        >>> Pyramid((3, 64, 64), read_stages("1x1,64m1", "decoder"), 512).rows
+        64
+        """
+        largest = max(side**2 * self.channels(side) for side in {*self._sides, self.side})
+        return max(1, 2**28 // (2 * largest))
+
+    @property
+    def _sides(self) -> set[int]:
+        return {stage.resolution for stage in self.decoder}
+
     def channels(self, resolution: int) -> int:
         """Of the maps at a resolution."""
         return dict(self.widths).get(resolution, self.width)

@@ -56,6 +56,9 @@ TRIALS = {
         {"optimizer": "adamax", "weight_decay": 1e-3},
     ),
     "very-deep": Trial("very-deep", "very-deep", {}, {"optimizer": "adamw"}, {"recompute": True}),
+    "mixture": Trial(
+        "very-deep", "very-deep", {}, {}, {"likelihood": "discretized_logistic_mixture"}
+    ),
     "vq-vae": Trial("vq-vae", "vector-quantizer", {}, {}, LEARNS),
     "levels": Trial("vq-vae", "vector-quantizer", {}, {}, {"levels": (3, 2)}),
     "relaxed": Trial("vq-vae", "gumbel-softmax"),

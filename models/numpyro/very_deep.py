@@ -193,6 +193,11 @@ class VeryDeepVAE(nnx.Module):
         above = states[up][..., : h.shape[-1]]
         return h + above.repeat(side // up, 1).repeat(side // up, 2)
 
+    @property
+    def rows(self) -> int:
+        """Images that go through the nets at once."""
+        return self.pyramid.rows
+
     def decode(self, h: Array) -> Array:
         """Likelihood parameters of the image from the last state: (n, parameters, h, w)."""
         (above, _), (left, _) = self.pyramid.margins

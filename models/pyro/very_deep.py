@@ -177,6 +177,11 @@ class VeryDeepVAE(nn.Module):
         above = states[up][:, : h.shape[1]]
         return h + functional.interpolate(above, scale_factor=side // up, mode="nearest")
 
+    @property
+    def rows(self) -> int:
+        """Images that go through the nets at once."""
+        return self.pyramid.rows
+
     def decode(self, h: Tensor) -> Tensor:
         """Likelihood parameters of the image from the last state: (n, parameters, h, w)."""
         (above, _), (left, _) = self.pyramid.margins

@@ -150,13 +150,17 @@ class _Turns:
         try:
             if len(waiting) > 1 and kind not in self.mapped:
                 self.mapped[kind] = _mapped([asked.trainer for asked in waiting])
-            for steps in dict.fromkeys(asked.steps for asked in waiting):
-                group = [asked for asked in waiting if asked.steps == steps]
-                for asked, answer in zip(group, self._answers(kind, group), strict=True):
-                    asked.answer = answer
         except BaseException as error:
             for asked in waiting:
-                if asked.answer is None:
+                asked.error = error
+            return
+        for steps in dict.fromkeys(asked.steps for asked in waiting):
+            group = [asked for asked in waiting if asked.steps == steps]
+            try:
+                for asked, answer in zip(group, self._answers(kind, group), strict=True):
+                    asked.answer = answer
+            except BaseException as error:
+                for asked in group:
                     asked.error = error
 
     def _answers(self, kind: Hashable, group: list[_Asked]) -> list[Any]:

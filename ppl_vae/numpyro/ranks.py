@@ -6,7 +6,7 @@ everything here is what it is for one.
 
 from __future__ import annotations
 
-__all__ = ["any_of", "count", "join", "leads", "leave", "rank", "same", "wait"]
+__all__ = ["any_of", "count", "join", "least", "leads", "leave", "rank", "same", "wait"]
 
 import os
 import zlib
@@ -92,6 +92,13 @@ def any_of(value: bool) -> bool:
     if count() == 1:
         return value
     return bool(np.any(multihost_utils.process_allgather(np.asarray(value))))
+
+
+def least(value: int) -> int:
+    """The smallest `value` of any process; all have to ask."""
+    if count() == 1:
+        return value
+    return int(np.min(multihost_utils.process_allgather(np.asarray(value))))
 
 
 def same(what: str, value: str) -> None:

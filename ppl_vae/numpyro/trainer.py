@@ -269,6 +269,11 @@ class NumPyroTrainer:
         return len(x) * jnp.stack([means.log_likelihood, *(means.kl[s] for s in self.sites)])
 
     @property
+    def share(self) -> int:
+        """Images of a step that a device has."""
+        return self.batch_size
+
+    @property
     def local(self) -> State:
         """The state where the modules are."""
         return self.now
@@ -278,8 +283,8 @@ class NumPyroTrainer:
         return part
 
     def probe(self) -> Any:
-        """Stored images that the posterior's range is read from."""
-        stored = self.train.values[:PROBE]
+        """Stored images that the posterior's range is read from, no more than a step has."""
+        stored = self.train.values[: min(PROBE, self.share)]
         return np.asarray(stored) if self.train.streamed else stored
 
     def posterior_range(self) -> dict[str, np.ndarray] | None:

@@ -66,8 +66,8 @@ def fit(
     if run is not None and resume:
         ranks.same("--resume", run.last.name if run.last else "no checkpoint")
     with _surroundings(settings) as device:
-        trainer = _trainer(model, guide, train, valid, goal, settings, device)
         try:
+            trainer = _trainer(model, guide, train, valid, goal, settings, device)
             history, best_epoch = loop.train(
                 trainer,
                 goal,
@@ -83,7 +83,7 @@ def fit(
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-            raise loop.out_of_memory(trainer, run) from error
+            raise loop.out_of_memory(settings, run) from error
         trainer.write_back()
         return loop.Fit(history, trainer.learned(), best_epoch)
 

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 
 from ppl_vae.errors import UsageError
 from ppl_vae.memory import rows_within
+from ppl_vae.numpyro import ranks
 from ppl_vae.numpyro.asking import again, asked, batch_norms, keeps_order, running
 from ppl_vae.numpyro.bind import bind
 from ppl_vae.numpyro.densities import repeated
@@ -165,6 +166,8 @@ class _Passes:
         used = needed(self.program(stored, 0, 0))
         here = free(next(iter(self.data.values.devices())))
         fits = rows_within(here, used / (self.size * self.at_once), rows)
+        if self.mesh is not None:  # all processes run one program
+            fits = ranks.least(fits)
         if fits < self.size * self.at_once:
             self._shape(fits)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["together"]
 
+import gc
 import os
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -30,6 +31,9 @@ def together(jobs: Sequence[Callable[[], T]], kinds: Sequence[Hashable]) -> list
     """
     threads = max(1, torch.get_num_threads() // len(jobs))
     spawned = get_context("spawn")  # a forked process has no use of CUDA
+    if torch.cuda.is_initialized():  # what evaluations here have kept is theirs
+        gc.collect()
+        torch.cuda.empty_cache()
     with ProcessPoolExecutor(len(jobs), spawned, _begin, (threads,)) as pool:
         futures = [pool.submit(job) for job in jobs]
         errors = [future.exception() for future in futures]

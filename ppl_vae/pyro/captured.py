@@ -111,6 +111,7 @@ class StaticSteps:
         place = torch.cuda.current_device() if device.index is None else device.index
         random = torch.cuda.default_generators[place]
         kept, graph = random.clone_state(), torch.cuda.CUDAGraph()
+        pool = torch.cuda.graph_pool_handle()
         self.trainer.optimizer.zero_grad(set_to_none=True)  # the graph has gradients of its own
         try:
             # A stream of this device's own (torch keeps one for all), and the present one put back:
@@ -120,6 +121,7 @@ class StaticSteps:
                 torch.cuda.stream(torch.cuda.current_stream(device)),
                 torch.cuda.graph(
                     graph,
+                    pool=pool,
                     stream=torch.cuda.Stream(device),
                     capture_error_mode="thread_local",
                 ),
@@ -127,12 +129,22 @@ class StaticSteps:
                 self.step()
         except RuntimeError as error:
             random.graphsafe_set_state(kept)  # which may think that it is being recorded
+            _give_back(place, pool)
             self.trainer.optimizer.zero_grad(set_to_none=True)
             self.capture = False
             cause = error.__context__ or error  # the end of a recording that failed fails as well
             _tell(_first_line(cause))
         else:
             self.graph = graph
+
+
+def _give_back(place: int, pool: Any) -> None:
+    """A pool that a recording broke off in: torch goes on to allocate into it, and keeps it."""
+    try:
+        torch._C._cuda_endAllocateToPool(place, pool)
+    except (AttributeError, RuntimeError):  # torch has done so
+        return
+    torch._C._cuda_releasePool(place, pool)
 
 
 def static_steps(trainer: Any) -> StaticSteps | None:

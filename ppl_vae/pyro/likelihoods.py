@@ -70,12 +70,17 @@ def _mixture(h: Tensor, *, components: int, num_levels: int, edges: str) -> dist
     leans = [locs[pair % channels] + 2 + pair // channels for pair in range(pairs)]
     return DiscretizedLogisticMixture(
         h[:, 0],
-        h[:, locs],
-        h[:, scales].clamp(min=MIN_MIXTURE_LOG_SCALE),
-        torch.tanh(h[:, leans]) if pairs else None,
+        _chosen(h, locs),
+        _chosen(h, scales).clamp(min=MIN_MIXTURE_LOG_SCALE),
+        torch.tanh(_chosen(h, leans)) if pairs else None,
         num_levels,
         edges,
     )
+
+
+def _chosen(h: Tensor, tables: list[int]) -> Tensor:
+    """Some of the tables (n, tables, components, …); a list as an index would go by the host."""
+    return torch.stack([h[:, table] for table in tables], dim=1)
 
 
 def _tables(channels: int) -> int:

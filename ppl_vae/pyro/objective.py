@@ -185,7 +185,9 @@ class Objective(TraceMeanField_ELBO):
             for name, mean in zip(terms.kl, means, strict=True)
         }
         total = torch.stack(list(sizes.values())).mean()
-        warming = torch.as_tensor(kl_weight, device=total.device) < self.full_weight
+        warming: Any = kl_weight < self.full_weight
+        if not isinstance(warming, Tensor):  # filled in on the device: a copy would wait for it
+            warming = total.new_full((), warming, dtype=torch.bool)
         return {name: torch.where(warming, size / total, 1.0) for name, size in sizes.items()}
 
     def loss_and_means(

@@ -44,6 +44,8 @@ def optimizer_of(
     parameters: list[Tensor], settings: TrainingSettings, capturable: bool = False
 ) -> torch.optim.Optimizer:
     """An optimiser; `capturable` in a CUDA graph, with its learning rate a tensor."""
+    if settings.optimizer == "adamax":  # which keeps its count on the CPU otherwise
+        capturable = capturable or any(p.is_cuda for p in parameters)
     common: dict[str, Any] = {
         "lr": settings.learning_rate,
         "betas": settings.betas,

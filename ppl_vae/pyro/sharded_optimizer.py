@@ -46,7 +46,9 @@ class ShardedOptimizer(ZeroRedundancyOptimizer):
         super().load_state_dict(state_dict)
         self.state.clear()  # a second copy of this process's part
         for group in self.optim.param_groups:
-            for parameter in group["params"] if group.get("fused") else ():
-                state = self.optim.state.get(parameter) or {}
-                if "step" in state:  # came back on the CPU, which fused kernels cannot read
-                    state["step"] = state["step"].to(parameter.device)
+            on_device = group.get("fused") or group.get("capturable")
+            for parameter in group["params"]:
+                # What is one number came back on the CPU, a number's own moments too.
+                for name, value in (self.optim.state.get(parameter) or {}).items():
+                    if on_device or name != "step":
+                        self.optim.state[parameter][name] = value.to(parameter.device)

@@ -153,6 +153,12 @@ class PyroTrainer:
         loss, log_likelihood, norm, skipped = table[:, :4].T
         return loop.EpochLog(loss, log_likelihood, table[:, 4:], norm, skipped)
 
+    def release(self) -> None:
+        """Give back the memory of a recorded step and of gradients, once training has ended."""
+        if self.static is not None:
+            self.static.forget()
+        self.optimizer.zero_grad(set_to_none=True)
+
     def step(self, x: Tensor, kl_weight: float | Tensor, learning_rate: float | Tensor) -> Tensor:
         """One optimiser step; (loss, log likelihood, gradient norm, skipped, kl by site)."""
         settings = self.settings
@@ -227,8 +233,8 @@ class PyroTrainer:
         return float(mean[0]), mean[1:]
 
     def probe(self) -> Tensor:
-        """Images that the posterior's range is read from."""
-        return self.train.batch(slice(0, PROBE))
+        """Images that the posterior's range is read from, no more than a step has."""
+        return self.train.batch(slice(0, min(PROBE, self.batch_size)))
 
     def posterior_range(self) -> dict[str, np.ndarray] | None:
         return posterior_range(self)

@@ -71,8 +71,9 @@ def fit(
         ranks.together(),
         compiled(model, guide, wanted=settings.compile),
     ):
-        trainer = _trainer(model, guide, train, valid, goal, settings)
+        trainer = None
         try:
+            trainer = _trainer(model, guide, train, valid, goal, settings)
             history, best_epoch = loop.train(
                 trainer,
                 goal,
@@ -86,7 +87,10 @@ def fit(
                 any_of=ranks.any_of,
             )
         except torch.OutOfMemoryError as error:
-            raise loop.out_of_memory(trainer, run) from error
+            raise loop.out_of_memory(settings, run) from error
+        finally:
+            if trainer is not None:
+                trainer.release()
         return loop.Fit(history, trainer.learned(), best_epoch)
 
 

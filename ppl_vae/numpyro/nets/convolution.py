@@ -16,7 +16,7 @@ output's slope :math:`g`, stride s and the padded map x,
 
 from __future__ import annotations
 
-__all__ = ["conv", "conv_general_dilated"]
+__all__ = ["conv", "conv_general_dilated", "on_cpu"]
 
 import math
 from collections.abc import Sequence
@@ -60,7 +60,7 @@ def conv_general_dilated(
     special = dilated or feature_group_count != 1 or any(v is not None for v in settings.values())
     numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
     ours = lhs.ndim == 4 and numbers == lax.conv_dimension_numbers(lhs.shape, rhs.shape, LAYOUT)
-    if special or not ours or jax.default_backend() != "cpu":
+    if special or not ours or not on_cpu():
         return lax.conv_general_dilated(
             lhs,
             rhs,
@@ -76,6 +76,13 @@ def conv_general_dilated(
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], strides, padding)
     return _convolved(lhs, rhs, strides, tuple((before, after) for before, after in padding))
+
+
+def on_cpu() -> bool:
+    """Whether what is traced now is for a CPU: the default device's, where one is set."""
+    config: Any = jax.config  # whose fields of contexts mypy does not know
+    device = config.jax_default_device
+    return (getattr(device, "platform", device) or jax.default_backend()) == "cpu"
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array, lax
 
+from ppl_vae.numpyro.nets.convolution import on_cpu
 from ppl_vae.numpyro.nets.initial import uniform
 
 
@@ -38,7 +39,7 @@ def depthwise(x: Array, w: Array) -> Array:
     On the CPU as a sum of shifted maps: XLA's convolution by groups takes many times as long there.
     """
     dtype = jnp.result_type(x, w)
-    if jax.default_backend() == "cpu":
+    if on_cpu():
         return _shifted_sum(x.astype(dtype), w.astype(dtype))
     pad = w.shape[-1] // 2
     return lax.conv_general_dilated(
