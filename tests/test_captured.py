@@ -145,6 +145,7 @@ def test_where_recording_fails_training_goes_on(monkeypatch: pytest.MonkeyPatch)
     for name, value in {
         "default_generators": [random],
         "CUDAGraph": object,
+        "graph_pool_handle": lambda: (0, 1),
         "graph": lambda *_, **__: fails(),
         "device": lambda _: nullcontext(),
         "stream": kept_stream,
