@@ -1,12 +1,14 @@
-"""How much memory is free on the host, and how many rows a pass may have in it."""
+"""How much memory is free on the host, and how many rows or images a pass may have in it."""
 
 from __future__ import annotations
 
-__all__ = ["host_free", "rows_within"]
+__all__ = ["LARGEST", "host_free", "images_at_once", "rows_within"]
 
 import os
 from pathlib import Path
+from typing import Any
 
+LARGEST = 2**28  # values of the largest array of a pass that nobody measures: 1 GB in float32
 SHARE = 0.25  # of what is free: others take from it too, and a measured need is one moment's
 MEMINFO = Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup")
@@ -36,6 +38,21 @@ def rows_within(free: int | None, bytes_a_row: float, most: int) -> int:
     if free is None or bytes_a_row <= 0:
         return most
     return max(1, min(most, int(SHARE * free / bytes_a_row)))
+
+
+def images_at_once(model: Any, most: int) -> int:
+    """Images of a pass that nobody measures, at least 1 and no more than `most`.
+
+    As many as the model says (`rows`), or as have `LARGEST` parameters of the likelihood, which are
+    256 for each level of a categorical pixel.
+    """
+    if hasattr(model, "rows"):
+        return min(most, int(model.rows))
+    num_outputs = getattr(getattr(model, "likelihood", None), "num_outputs", None)
+    if num_outputs is None or len(getattr(model, "x_shape", ())) != 3:
+        return most
+    channels, height, width = model.x_shape
+    return max(1, min(most, LARGEST // (num_outputs(channels) * height * width)))
 
 
 def _available() -> int | None:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 from ppl_vae.errors import UsageError
+from ppl_vae.memory import LARGEST
 
 PIECE = re.compile(r"(\d+)(?:([xdm])(\d+))?")
 WIDTH = re.compile(r"(\d+):(\d+)")
@@ -155,13 +156,13 @@ class Pyramid:
 
     @property
     def rows(self) -> int:
-        """Images that go through the nets at once: 2^28 values of the largest two maps, 1 GB.
+        """Images that go through the nets at once: `LARGEST` values of two of the largest maps.
 
         >>> Pyramid((3, 64, 64), read_stages("1x1,64m1", "decoder"), 512).rows
         64
         """
         largest = max(side**2 * self.channels(side) for side in {*self._sides, self.side})
-        return max(1, 2**28 // (2 * largest))
+        return max(1, LARGEST // (2 * largest))
 
     @property
     def _sides(self) -> set[int]:

@@ -592,3 +592,20 @@ def test_evaluation_loads_neither_ppl() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_passes_that_nobody_measures_are_of_few_large_images(ppl: str) -> None:
+    """A categorical pixel has 256 parameters a channel; Very Deep VAE has wide maps."""
+    import importlib
+
+    from ppl_vae.memory import images_at_once
+    from ppl_vae.recipes import build, read
+
+    models = importlib.import_module(f"models.{ppl}")
+    rngs = {} if ppl == "pyro" else {"rngs": importlib.import_module("flax.nnx").Rngs(0)}
+    assert images_at_once(models.VAE((1, 28, 28), **rngs), 1000) == 1000
+    small = read("vqvae-cifar10", ["model.init_args.hidden=[4, 4]"])
+    assert images_at_once(build(small, ppl, (3, 32, 32))[0], 1000) == 2**28 // (768 * 1024)
+    wide = models.VeryDeepVAE((1, 64, 64), "1,64m1", width=256, bottleneck=0.02, **rngs)
+    assert images_at_once(wide, 1000) == 2**28 // (2 * 256 * 64**2)
+    assert images_at_once(lambda x: None, 1000) == 1000

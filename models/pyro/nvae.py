@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ppl_vae.checks import check_batch
+from ppl_vae.memory import LARGEST
 from ppl_vae.pyro.bind import bind
 from ppl_vae.pyro.clamped import ClampedNormal
 from ppl_vae.pyro.likelihoods import Likelihood
@@ -140,10 +141,10 @@ class NVAE(nn.Module):
 
     @property
     def rows(self) -> int:
-        """Images that go through the nets at once: 2^28 values of the widest layer, 1 GB."""
+        """Images that go through the nets at once: `LARGEST` values of the widest layer."""
         height, width = self.layout.sides(len(self.layout.groups) - 1)
         at_image = height * width * 4**self.layout.blocks * 6 * self.channels
-        return max(1, 2**28 // at_image)
+        return max(1, LARGEST // at_image)
 
     def decode(self, h: Tensor) -> Tensor:
         """Likelihood parameters of the image from the last state: (n, parameters, h, w)."""

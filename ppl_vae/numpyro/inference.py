@@ -13,6 +13,7 @@ import numpyro
 import numpyro.distributions as dist
 from jax import Array, random
 
+from ppl_vae.memory import images_at_once
 from ppl_vae.numpyro.asking import asked, keeps_order, prepared, running
 from ppl_vae.numpyro.distributions import unwrapped
 from ppl_vae.numpyro.objective import Objective, traces
@@ -39,7 +40,8 @@ def site_terms(
     Args:
         x: images (n, c, h, w) or `ppl_vae.data.Images`.
         params, seed, batch_norm: see `ppl_vae.numpyro.asking`.
-        block: images at once; None takes 1000, or the model's own `rows` where it has fewer.
+        block: images at once; None takes 1000, or as many as large models and likelihoods allow
+            (`ppl_vae.memory.images_at_once`).
 
     Returns:
         {"log_likelihood": (n,), "kl": {site: (n,)}}, nats: log p(x | z), higher is better, and what
@@ -94,7 +96,7 @@ def _in_blocks(
 ) -> Any:
     with asked(model, guide, x, params, seed, batch_norm) as (data, values, key):
         whole = keeps_order(guide)
-        most = block or min(BLOCK, int(getattr(model, "rows", BLOCK)))
+        most = block or images_at_once(model, BLOCK)
         size = len(data) if whole else most
 
         @jax.jit

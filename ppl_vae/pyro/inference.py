@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
+from ppl_vae.memory import images_at_once
 from ppl_vae.pyro.asking import asked, keeps_order
 from ppl_vae.pyro.distributions import unwrapped
 from ppl_vae.pyro.objective import Objective, traces
@@ -36,7 +37,8 @@ def site_terms(
     Args:
         x: images (n, c, h, w) or `ppl_vae.data.Images`.
         params, seed, batch_norm: see `ppl_vae.pyro.asking`.
-        block: images at once; None takes 1000, or the model's own `rows` where it has fewer.
+        block: images at once; None takes 1000, or as many as large models and likelihoods allow
+            (`ppl_vae.memory.images_at_once`).
 
     Returns:
         {"log_likelihood": (n,), "kl": {site: (n,)}}, nats: log p(x | z), higher is better, and what
@@ -44,7 +46,7 @@ def site_terms(
     """
     objective, found = Objective(), []
     with asked(model, guide, x, params, seed, batch_norm) as data:
-        size = len(data) if keeps_order(guide) else block or _block(model)
+        size = len(data) if keeps_order(guide) else block or images_at_once(model, BLOCK)
         for start in range(0, len(data), size):
             terms = objective.terms(model, guide, data.batch(slice(start, start + size)))
             likelihood = sum(terms.log_likelihood.values())
@@ -74,7 +76,7 @@ def posterior_moments(
         {site: (loc, scale)}, (n, …) each, in the latent's units.
     """
     with asked(model, guide, x, params, seed, batch_norm) as data:
-        size = len(data) if keeps_order(guide) else block or _block(model)
+        size = len(data) if keeps_order(guide) else block or images_at_once(model, BLOCK)
         found = [
             moments_of(traces(model, guide, data.batch(slice(start, start + size)))[1])
             for start in range(0, len(data), size)
@@ -83,10 +85,6 @@ def posterior_moments(
         site: tuple(np.concatenate([part[site][i] for part in found]) for i in (0, 1))  # type: ignore[misc]
         for site in found[0]
     }
-
-
-def _block(model: Any) -> int:
-    return min(BLOCK, int(getattr(model, "rows", BLOCK)))
 
 
 def moments_of(guide_trace: Any, estimated: bool = True) -> dict[str, Any]:
