@@ -58,10 +58,6 @@ class ShardedTrainer(NumPyroTrainer):
         self._validated = jax.jit(self._validation_sums, out_shardings=self.alike)
 
     @property
-    def share(self) -> int:
-        return max(1, self.batch_size // self.mesh.size)
-
-    @property
     def local(self) -> State:
         # Without what may be shared out: `_whole` has that.
         now: State = here(self.now._replace(optimizer=None, averaged=None))

@@ -19,6 +19,7 @@ from numpyro import handlers
 from ppl_vae import loop
 from ppl_vae.checks import check_images
 from ppl_vae.errors import UsageError
+from ppl_vae.memory import images_at_once
 from ppl_vae.numpyro.asking import keeps_order
 from ppl_vae.numpyro.bfloat16 import in_bfloat16
 from ppl_vae.numpyro.bind import (
@@ -269,11 +270,6 @@ class NumPyroTrainer:
         return len(x) * jnp.stack([means.log_likelihood, *(means.kl[s] for s in self.sites)])
 
     @property
-    def share(self) -> int:
-        """Images of a step that a device has."""
-        return self.batch_size
-
-    @property
     def local(self) -> State:
         """The state where the modules are."""
         return self.now
@@ -283,8 +279,8 @@ class NumPyroTrainer:
         return part
 
     def probe(self) -> Any:
-        """Stored images that the posterior's range is read from, no more than a step has."""
-        stored = self.train.values[: min(PROBE, self.share)]
+        """Stored images that the posterior's range is read from, fewer for large models."""
+        stored = self.train.values[: images_at_once(self.model, PROBE)]
         return np.asarray(stored) if self.train.streamed else stored
 
     def posterior_range(self) -> dict[str, np.ndarray] | None:

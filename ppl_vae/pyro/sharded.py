@@ -30,7 +30,7 @@ from ppl_vae.pyro.objective import Means, Objective, Terms
 from ppl_vae.pyro.sharded_optimizer import ShardedOptimizer
 from ppl_vae.pyro.sharing import Share, current
 from ppl_vae.pyro.streams import kept_streams
-from ppl_vae.pyro.trainer import PROBE, PyroTrainer
+from ppl_vae.pyro.trainer import PyroTrainer
 from ppl_vae.settings import ObjectiveSettings
 
 
@@ -188,9 +188,6 @@ class ShardedTrainer(PyroTrainer):
             if self.device.type == "cuda":  # torch does not wait for what goes to the host
                 torch.cuda.synchronize(self.device)
         return log
-
-    def probe(self) -> Tensor:
-        return self.train.batch(slice(0, min(PROBE, max(1, self.batch_size // ranks.count()))))
 
     @torch.no_grad()
     def validate(self) -> tuple[float, np.ndarray] | None:

@@ -17,6 +17,7 @@ from ppl_vae import loop
 from ppl_vae.checks import check_images
 from ppl_vae.data.reading import shuffled
 from ppl_vae.errors import UsageError
+from ppl_vae.memory import images_at_once
 from ppl_vae.pyro.asking import keeps_order
 from ppl_vae.pyro.captured import static_steps
 from ppl_vae.pyro.checks import check_batch_size, check_num_samples
@@ -233,8 +234,8 @@ class PyroTrainer:
         return float(mean[0]), mean[1:]
 
     def probe(self) -> Tensor:
-        """Images that the posterior's range is read from, no more than a step has."""
-        return self.train.batch(slice(0, min(PROBE, self.batch_size)))
+        """Images that the posterior's range is read from, fewer for large models."""
+        return self.train.batch(slice(0, images_at_once(self.model, PROBE)))
 
     def posterior_range(self) -> dict[str, np.ndarray] | None:
         return posterior_range(self)
