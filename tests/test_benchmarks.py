@@ -237,6 +237,22 @@ def test_a_miss_is_a_miss(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     assert report["operations"]["held"] is False
 
 
+def test_one_side_measured_again_leaves_the_other(tmp_path: Path) -> None:
+    """Of the same problem; of another, nothing is left."""
+    out = tmp_path / "results" / "overhead.json"
+    for problem, side, value in (("a", "numpyro", 1), ("a", "pyro", 2), ("a", "numpyro", 3)):
+        overhead._keep({"problem": problem, "sides": {side: value}}, out)
+    assert json.loads(out.read_text()) == {"problem": "a", "sides": {"pyro": 2, "numpyro": 3}}
+    assert list(json.loads(out.read_text())["sides"]) == ["pyro", "numpyro"]
+    overhead._keep({"problem": "b", "sides": {"pyro": 4}}, out)
+    assert json.loads(out.read_text()) == {"problem": "b", "sides": {"pyro": 4}}
+
+
+def test_a_gradient_that_is_no_number_holds_nothing() -> None:
+    assert speed._largest({"first_step": 1e-8, "grad_norm": 1e-7}) == 1e-7
+    assert not speed._largest({"first_step": 1e-8, "grad_norm": float("nan")}) <= speed.APART
+
+
 def test_machine_is_described_without_its_name() -> None:
     import platform
 

@@ -35,6 +35,24 @@ def test_mapped_images_train_as_those_in_memory(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*/images.npy")), "the file of images was left behind"
 
 
+@linux
+def test_a_folder_in_memory_is_not_cold() -> None:
+    import tempfile
+
+    import numpy as np
+
+    from ppl_vae.errors import UsageError
+
+    memory = Path("/dev/shm")
+    if not memory.is_dir():
+        pytest.skip("no /dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        file = Path(folder, "images.npy")
+        np.save(file, np.ones(2**20, np.uint8))
+        with pytest.raises(UsageError, match="--folder"):
+            mapped.drop(file, np.load(file, mmap_mode="r"))
+
+
 def test_convolutions_learn_the_same(tmp_path: Path) -> None:
     import jax
     import jax.numpy as jnp
