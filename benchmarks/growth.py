@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.command import ended, number
+from benchmarks.command import ended, number, place
 from benchmarks.machine import describe
 from benchmarks.problem import grey_images
 from benchmarks.timing import interleaved
@@ -177,7 +177,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     options.axis = options.axis or (["side"] if options.quick else list(AXES))
     options.repeats = options.repeats or (2 if options.quick else 9)
     if not options.quick and not options.here:
-        options.out, options.figure = options.out or OUT, options.figure or FIGURE
+        whole = options.repeats >= 7
+        options.out = place(options.out, OUT, whole)
+        options.figure = options.figure or (FIGURE if whole else None)
     return options
 
 

@@ -40,7 +40,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.command import ended, number
+from benchmarks.command import ended, number, place
 from benchmarks.machine import describe
 from benchmarks.timing import interleaved, ratio
 from ppl_vae.errors import UsageError
@@ -89,15 +89,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if all(_is_held(rows[ppl]) for ppl in options.ppl) else 1
 
 
-def _known(out: Path) -> dict[str, Any]:
+def _known(out: Path | None) -> dict[str, Any]:
     """Rows measured before, by PPL."""
-    if not out.is_file():
+    if out is None or not out.is_file():
         return {}
     return {row["ppl"]: row for row in json.loads(out.read_text())["rows"]}
 
 
-def _keep(out: Path, rows: dict[str, Any]) -> None:
+def _keep(out: Path | None, rows: dict[str, Any]) -> None:
     """Write what there is, and whether all of it is held."""
+    if out is None:
+        return
     held = all(map(_is_held, rows.values()))
     report = {"recipe": RECIPE, "batch": BATCH, "rows": list(rows.values()), "held": held}
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -283,10 +285,12 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--folder", type=Path, help="where to write it (the system's for such)")
     parser.add_argument("--one", nargs=2, metavar=("WHAT", "FILE"), help="one part of one row")
-    parser.add_argument("--out", type=Path, default=RESULTS, help=f"JSON (results/{RESULTS.name})")
+    parser.add_argument("--out", type=Path, help=f"JSON (results/{RESULTS.name})")
     options = parser.parse_args(arguments)
     options.ppl = options.ppl or ["pyro", "numpyro"]
     options.what = options.what or ["speed", "memory"]
+    if not options.one:
+        options.out = place(options.out, RESULTS, whole=options.gigabytes >= 6)
     return options
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.command import ended, number
+from benchmarks.command import ended, number, place
 from benchmarks.machine import cores, describe
 from benchmarks.problem import FAMILIES, TOYS, Plan
 from benchmarks.timing import ratio
@@ -35,6 +35,7 @@ TIME_TARGETS = {  # of each family, held by the interval's lower end
     "nvae": {"Pyro, 1 thread": 1.05, "NumPyro": 1.03},
     "very-deep": {"Pyro, 1 thread": 1.05, "NumPyro": 1.03},
 }
+TURNS = 50  # at least, for what is kept
 FLOP_TARGETS = {"pyro": 0.0, "numpyro": 0.01}  # relative difference
 LOSS_TARGETS = {"first_step": 1e-5, "grad_norm": 1e-4}  # relative difference in the first step
 
@@ -111,8 +112,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     options.repeats = options.repeats or (2 if options.quick else 60)
     is_ladder = options.family == "ladder"
     options.steps = options.steps or (2 if options.quick else 10 if is_ladder else 5)
-    if options.out is None and not options.quick:
-        options.out = result_of(options.family)
+    if not options.quick:
+        results = result_of(options.family)
+        options.out = place(options.out, results, whole=options.repeats >= TURNS)
     return options
 
 

@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.command import ended, number
+from benchmarks.command import ended, number, place
 from benchmarks.machine import describe
 from benchmarks.timing import interleaved, ratio
 from ppl_vae import experiment, recipes
@@ -195,7 +195,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     options.repeats = options.repeats or (2 if options.quick else 12)
     options.steps = options.steps or (2 if options.quick else 5)
     if not options.quick and not options.here:
-        options.out, options.figure = options.out or OUT, options.figure or FIGURE
+        whole = options.repeats >= 7
+        options.out = place(options.out, OUT, whole)
+        options.figure = options.figure or (FIGURE if whole else None)
     return options
 
 

@@ -82,10 +82,10 @@ def evaluate(
         ready = getattr(judging.check(name), "ready", None)
         if ready is not None:
             ready(subject, settings)
-    by_site = _by_site(subject)  # soon done: what fails fails before the long part
     likelihood = _likelihood(subject, _enough(subject, num_samples))
     subject = replace(subject, likelihood=likelihood)
     findings = [judging.check(name).judge(subject, sets) for name, sets in chosen.items()]
+    by_site = _by_site(subject)
     told = summary(
         likelihood,
         **by_site,

@@ -43,8 +43,8 @@ def rows_within(free: int | None, bytes_a_row: float, most: int) -> int:
 def images_at_once(model: Any, most: int) -> int:
     """Images of a pass that nobody measures, at least 1 and no more than `most`.
 
-    As many as the model says (`rows`), or as have `LARGEST` parameters of the likelihood, which are
-    256 for each level of a categorical pixel.
+    As many as the model says (`rows`), or as have `LARGEST` parameters of the likelihood, of which
+    a categorical pixel has 256 a channel.
     """
     if hasattr(model, "rows"):
         return min(most, int(model.rows))

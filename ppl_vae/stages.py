@@ -161,12 +161,8 @@ class Pyramid:
         >>> Pyramid((3, 64, 64), read_stages("1x1,64m1", "decoder"), 512).rows
         64
         """
-        largest = max(side**2 * self.channels(side) for side in {*self._sides, self.side})
-        return max(1, LARGEST // (2 * largest))
-
-    @property
-    def _sides(self) -> set[int]:
-        return {stage.resolution for stage in self.decoder}
+        sides = [stage.resolution for stage in self.decoder]
+        return max(1, LARGEST // (2 * max(side**2 * self.channels(side) for side in sides)))
 
     def channels(self, resolution: int) -> int:
         """Of the maps at a resolution."""

@@ -88,7 +88,7 @@ class _Asked:
     """An epoch, or a part of one, that waits."""
 
     trainer: TogetherTrainer
-    inputs: tuple[State, Array, Any, Any]  # state, images, keys, (KL weights, learning rates)
+    inputs: tuple[State, Array, Any, Any]  # state, places of images, keys, rates
     answer: Any = None
     error: BaseException | None = None
 

@@ -49,6 +49,7 @@ class ShardedOptimizer(ZeroRedundancyOptimizer):
             on_device = group.get("fused") or group.get("capturable")
             for parameter in group["params"]:
                 # What is one number came back on the CPU, a number's own moments too.
-                for name, value in (self.optim.state.get(parameter) or {}).items():
+                state = self.optim.state.get(parameter) or {}
+                for name, value in state.items():
                     if on_device or name != "step":
-                        self.optim.state[parameter][name] = value.to(parameter.device)
+                        state[name] = value.to(parameter.device)
